@@ -1,0 +1,20 @@
+"""An LSTM for people who work in plain arrays: exact gradients and every gate, on NumPy, CuPy or any array library."""
+
+from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forward
+from .checks import EngineError
+from .sequence import SequenceCache, SequenceGradients, explain, lstm_backward, lstm_forward
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EngineError",
+    "SequenceCache",
+    "SequenceGradients",
+    "StepCache",
+    "StepGradients",
+    "explain",
+    "lstm_backward",
+    "lstm_forward",
+    "lstm_step_backward",
+    "lstm_step_forward",
+]

@@ -1,0 +1,262 @@
+"""What arguments must be. Every error message of the functions on arrays is worded here, from metadata only.
+
+Shapes, dtypes and devices are read, never values, so nothing is computed and no device is waited for
+(the one exception: `lengths` given as host integers).
+"""
+
+from typing import Any, NamedTuple
+
+import array_api_compat
+import numpy as np
+
+Array = Any
+
+# What arrays may hold, and what is computed with: half types accumulate in float32.
+COMPUTE_DTYPE = {
+    "float16": "float32",
+    "bfloat16": "float32",
+    "float32": "float32",
+    "float64": "float64",
+    "complex128": "complex128",
+}
+PRECISIONS = ("ieee", "tf32", "tf32x3")
+
+
+class EngineError(ValueError):
+    """The engine that was asked for cannot run this problem."""
+
+
+class Problem(NamedTuple):
+    """What an engine may ask before it runs: the library, dtype and sizes of one call."""
+
+    library: str
+    dtype: str
+    device: Any
+    N: int
+    T: int
+    D: int
+    H: int
+    training: bool
+    precision: str
+
+
+def namespace(*arrays):
+    """The Array API namespace of the arrays, by array-api-compat (one library, or TypeError)."""
+    # NumPy's own namespace conforms; array-api-compat's wrapper of it costs 60 to 140 ms to import.
+    wrapped = not all(isinstance(array, np.ndarray) for array in arrays)
+    return array_api_compat.array_namespace(*arrays, use_compat=None if wrapped else False)
+
+
+def library(xp):
+    """A namespace's library by its short name: numpy, cupy, torch, jax, dask, array_api_strict, ..."""
+    return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
+
+
+def dtype_name(dtype):
+    """A dtype by its name alone, whatever the library calls it: torch.float32 -> float32."""
+    return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
+
+
+def compute_dtype(array, xp):
+    """The dtype that pre-activations, cell states and sums have for arrays of this dtype."""
+    name = COMPUTE_DTYPE[dtype_name(array.dtype)]
+    return array.dtype if name == dtype_name(array.dtype) else getattr(xp, name)
+
+
+def itemsize(dtype):
+    """Bytes per element."""
+    return int("".join(filter(str.isdigit, dtype_name(dtype)))) // 8
+
+
+def shape_of(function, name, array):
+    """The shape as plain integers; arrays of unknown size (lazy libraries) are refused."""
+    sizes = tuple(array.shape)
+    try:
+        return tuple(int(size) for size in sizes)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{function}: {name} must have a known shape; got {sizes}. "
+            f"Dask: call {name}.compute_chunk_sizes() first."
+        ) from None
+
+
+def device(array):
+    """An array's device; None where it is not known yet (an array that JAX is tracing)."""
+    try:
+        return array_api_compat.device(array)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] == "jax":
+            return None
+        raise
+
+
+def one_library(function, arrays):
+    """Check that the named arrays share one library, one floating dtype and one device; return xp and that dtype."""
+    arrays = {name: array for name, array in arrays.items() if array is not None}
+    for name, array in arrays.items():
+        # Matrices and masked arrays are ndarrays whose operators mean something else.
+        foreign = any(base.__name__ in ("matrix", "MaskedArray") for base in type(array).__mro__)
+        if foreign or not array_api_compat.is_array_api_obj(array):
+            raise TypeError(
+                f"{function}: {name} must be an array; got {type(array).__name__}. "
+                f"Convert it first, for example with numpy.asarray({name})."
+            )
+    libraries = {name: library(namespace(array)) for name, array in arrays.items()}
+    first, *others = arrays
+    if any(libraries[name] != libraries[first] for name in others):
+        odd = next(name for name in others if libraries[name] != libraries[first])
+        raise TypeError(
+            f"{function}: all arrays must come from one library; got {_listed(libraries)}. "
+            f"Convert {odd} to {libraries[first]}: nothing is moved between libraries by itself."
+        )
+    xp = namespace(*arrays.values())
+    dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
+    if any(dtypes[name] != dtypes[first] for name in others):
+        raise TypeError(
+            f"{function}: all arrays must share one dtype; got {_listed(dtypes)}. "
+            f"Convert with astype: nothing is cast by itself."
+        )
+    if dtypes[first] not in COMPUTE_DTYPE:
+        raise TypeError(
+            f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtypes[first]}."
+        )
+    devices = {name: device(array) for name, array in arrays.items()}
+    known = {name: device for name, device in devices.items() if device is not None}
+    if len(set(map(str, known.values()))) > 1:
+        raise ValueError(
+            f"{function}: all arrays must lie on one device; got {_listed(known)}. "
+            f"Move them first: nothing is moved between devices by itself."
+        )
+    return xp, devices[first]
+
+
+def shapes(function, arrays, rules, context):
+    """Check shapes: `rules` maps a name to (its shape in letters, its shape in numbers)."""
+    for name, (letters, numbers) in rules.items():
+        array = arrays[name]
+        if array is None:
+            continue
+        found = shape_of(function, name, array)
+        if found == numbers:
+            continue
+        hint = ""
+        if len(numbers) == 2 and found == numbers[::-1] and name in ("Wx", "Wh"):
+            hint = (
+                " It is the transpose: PyTorch keeps it so, with gate order i, f, g, o; "
+                f"pass {name}.T with its columns in the order i, f, o, g."
+            )
+        raise ValueError(f"{function}: {name} must have shape {letters} = {numbers} for {context}; got {found}.{hint}")
+
+
+def _listed(values):
+    return ", ".join(f"{name}: {value}" for name, value in values.items())
+
+
+def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
+    """Check the arguments of a time step; return xp."""
+    arrays = {"x": x, "prev_h": prev_h, "prev_c": prev_c, "Wx": Wx, "Wh": Wh, "b": b}
+    xp, _ = one_library(function, _required(function, arrays, optional=("b",)))
+    N, D = _dimensions(function, "x", x, "(N, D)", "For a whole sequence (N, T, D) use lstm_forward.")
+    _, H = _dimensions(function, "prev_h", prev_h, "(N, H)")
+    _sizes(function, D=D, H=H)
+    rules = {
+        "prev_h": ("(N, H)", (N, H)),
+        "prev_c": ("(N, H)", (N, H)),
+        "Wx": ("(D, 4*H)", (D, 4 * H)),
+        "Wh": ("(H, 4*H)", (H, 4 * H)),
+        "b": ("(4*H,)", (4 * H,)),
+    }
+    shapes(function, arrays, rules, f"x {(N, D)} and prev_h {tuple(prev_h.shape)}")
+    return xp
+
+
+def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
+    """Check the arguments of a sequence; return xp and the `Problem`."""
+    arrays = {"x": x, "h0": h0, "c0": c0, "Wx": Wx, "Wh": Wh, "b": b}
+    xp, device = one_library(function, _required(function, arrays, optional=("h0", "c0", "b")))
+    N, T, D = _dimensions(function, "x", x, "(N, T, D)", "For one step (N, D) use lstm_step_forward.")
+    if h0 is not None:
+        _, H = _dimensions(function, "h0", h0, "(N, H)")
+        context = f"x {(N, T, D)} and h0 {tuple(h0.shape)}"
+    else:
+        H, _ = _dimensions(function, "Wh", Wh, "(H, 4*H)")
+        context = f"x {(N, T, D)} and Wh {tuple(Wh.shape)}"
+    _sizes(function, D=D, H=H)
+    rules = {
+        "h0": ("(N, H)", (N, H)),
+        "c0": ("(N, H)", (N, H)),
+        "Wx": ("(D, 4*H)", (D, 4 * H)),
+        "Wh": ("(H, 4*H)", (H, 4 * H)),
+        "b": ("(4*H,)", (4 * H,)),
+    }
+    shapes(function, arrays, rules, context)
+    precision = precision or "ieee"
+    if precision not in PRECISIONS:
+        raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
+    return xp, Problem(library(xp), dtype_name(x.dtype), device, N, T, D, H, bool(training), precision)
+
+
+def sequence_lengths(function, lengths, x, xp):
+    """Check `lengths`; return them as integers (N,) on the device of x, or None where every row is full.
+
+    Host integers are validated; an array of a device is clamped there, so that it is not waited for.
+    """
+    if lengths is None:
+        return None
+    N, T, _ = x.shape
+    hosted = not array_api_compat.is_array_api_obj(lengths) or isinstance(lengths, np.ndarray)
+    if hosted:
+        values = np.asarray(lengths)
+        if values.size == 0:
+            values = values.astype(np.int64)
+    else:
+        values = lengths
+        if library(namespace(values)) != library(xp):
+            raise TypeError(
+                f"{function}: lengths must be host integers or come from the library of x ({library(xp)}); "
+                f"got {library(namespace(values))}."
+            )
+    if tuple(values.shape) != (N,):
+        raise ValueError(f"{function}: lengths must have shape (N,) = {(N,)} for x {(N, T, x.shape[2])}; "
+                         f"got {tuple(values.shape)}.")  # fmt: skip
+    if not namespace(values).isdtype(values.dtype, "integral"):
+        raise TypeError(f"{function}: lengths must be integers; got {dtype_name(values.dtype)}.")
+    if not hosted:
+        return xp.clip(values, 0, T)
+    wrong = np.flatnonzero((values < 0) | (values > T))
+    if wrong.size:
+        raise ValueError(
+            f"{function}: lengths must lie between 0 and T = {T}; got lengths[{wrong[0]}] = {values[wrong[0]]}."
+        )
+    if np.all(values == T):
+        return None
+    return xp.asarray(values.astype(np.int64), device=device(x))
+
+
+def cotangents(function, arrays, rules, like, context):
+    """Check the gradients handed to a backward function against the array `like` of the forward call."""
+    given = {name: array for name, array in arrays.items() if array is not None}
+    if not given:
+        raise ValueError(f"{function}: at least one of {', '.join(arrays)} must be given; got None for all.")
+    one_library(function, {**given, "the cache": like})
+    shapes(function, arrays, rules, context)
+
+
+def _required(function, arrays, optional):
+    for name, array in arrays.items():
+        if array is None and name not in optional:
+            raise TypeError(f"{function}: {name} must be an array; got None.")
+    return arrays
+
+
+def _dimensions(function, name, array, letters, hint=""):
+    found = shape_of(function, name, array)
+    if len(found) != letters.count(",") + 1:
+        raise ValueError(f"{function}: {name} must have shape {letters}; got {found}. {hint}".rstrip())
+    return found
+
+
+def _sizes(function, **sizes):
+    for letter, size in sizes.items():
+        if size == 0:
+            raise ValueError(f"{function}: {letter} must be at least 1; got {letter} = 0.")

@@ -1,0 +1,88 @@
+"""Engines: implementations of the recurrence, the one stage of an LSTM that is sequential.
+
+An engine is a module (or an object) with these names; arrays are time-major, gate order i, f, o, g:
+
+    name                                            what `engine=` calls it
+    refuses(problem) -> str                         why it cannot run the problem at all; "" when it can
+    declines(problem) -> str                        why it should not be chosen by itself (slower here, not yet proved
+                                                    on this device); "" otherwise
+    forward(a, h0, c0, Wh, *, keep)                 a (T, N, 4H) pre-activations, h0 and c0 (N, H), Wh (H, 4H)
+        -> h, c_n, c, gates                         h and c (T, N, H), c_n (N, H), gates (T, N, 4H) after activation;
+                                                    c and gates are None unless `keep`
+    backward(dh, dh_n, dc_n, gates, c, c0, Wh)      dh (T, N, H), dh_n and dc_n (N, H), each or None for zeros
+        -> da, dh0, dc0                             da (T, N, 4H), dh0 and dc0 (N, H)
+
+a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do da, dh0 and dc0; h0, Wh, h, dh, dh_n and dc_n
+have the caller's. h is rounded to the caller's dtype at every step, and it is the rounded one that goes on.
+
+T and H are at least 1, N may be 0. `forward` may overwrite `a`; nothing else that is handed in is written to, and
+nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
+Lengths and direction are settled before an engine is called (`timeline.py`): it never meets them.
+
+To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
+"""
+
+from importlib import import_module
+
+from ..checks import EngineError
+
+# Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
+ENGINES = {
+    "numpy": ("numpy_fused", "array_api"),
+}
+ANY_LIBRARY = ("array_api",)
+
+# Libraries whose arrays can be assigned into, by slices and by integer rows.
+ASSIGNABLE = ("numpy", "cupy", "torch")
+
+
+def candidates(library):
+    """The names of a library's engines, in order of preference."""
+    return ENGINES.get(library, ANY_LIBRARY)
+
+
+def names():
+    """The names of all engines."""
+    return tuple(dict.fromkeys(name for table in (*ENGINES.values(), ANY_LIBRARY) for name in table))
+
+
+def load(engine):
+    """An engine by its name; an object that is an engine already is returned as it is."""
+    if not isinstance(engine, str):
+        missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
+        if missing:
+            raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
+        return engine
+    if engine not in names():
+        raise EngineError(f"engine must be 'auto' or one of {', '.join(names())}; got {engine!r}.")
+    return import_module(f"{__name__}.{engine}")
+
+
+def choose(engine, problem):
+    """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines."""
+    if isinstance(engine, str) and engine == "auto":
+        return next(load(name) for name in candidates(problem.library) if not _objection(load(name), problem))
+    chosen = load(engine)
+    reason = chosen.refuses(problem)
+    if reason:
+        raise EngineError(f"engine {chosen.name!r} cannot run this problem: {reason}.")
+    return chosen
+
+
+def explain(problem):
+    """Which engine would run a problem, and why each one before it would not: one line each."""
+    lines = []
+    for name in candidates(problem.library):
+        objection = _objection(load(name), problem)
+        if not objection:
+            return "\n".join([f"{name}: runs", *lines])
+        lines.append(f"{name}: {objection}")
+    raise AssertionError("the last engine of every list runs anything")
+
+
+def _objection(engine, problem):
+    refusal = engine.refuses(problem)
+    if refusal:
+        return f"refuses, {refusal}"
+    reason = engine.declines(problem)
+    return f"declines, {reason}" if reason else ""

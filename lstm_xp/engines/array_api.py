@@ -1,0 +1,46 @@
+"""The reference engine: any array library, straight from the equations of `cell.py`. It refuses nothing."""
+
+from .. import checks
+from ..cell import cell_backward, cell_forward, split
+
+name = "array_api"
+
+
+def refuses(problem):
+    return ""
+
+
+def declines(problem):
+    return ""
+
+
+def forward(a, h0, c0, Wh, *, keep):
+    xp = checks.namespace(a)
+    weights = xp.astype(Wh, a.dtype, copy=False)
+    h, c = h0, c0
+    all_h, all_c, all_gates = [], [], []
+    for t in range(a.shape[0]):
+        recurrent = xp.matmul(xp.astype(h, a.dtype, copy=False), weights)
+        gates, h, c = cell_forward(a[t, ...] + recurrent, c, xp)
+        h = xp.astype(h, h0.dtype, copy=False)
+        all_h.append(h)
+        if keep:
+            all_c.append(c)
+            all_gates.append(xp.concat(gates, axis=-1))
+    return xp.stack(all_h), c, *((xp.stack(all_c), xp.stack(all_gates)) if keep else (None, None))
+
+
+def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
+    xp = checks.namespace(gates)
+    weights = xp.astype(Wh, c.dtype, copy=False)
+    dh_t = xp.zeros_like(c0) if dh_n is None else xp.astype(dh_n, c.dtype, copy=False)
+    dc_t = xp.zeros_like(c0) if dc_n is None else xp.astype(dc_n, c.dtype, copy=False)
+    all_da = []
+    for t in reversed(range(gates.shape[0])):
+        if dh is not None:
+            dh_t = dh_t + xp.astype(dh[t, ...], c.dtype, copy=False)
+        prev_c = c[t - 1, ...] if t > 0 else c0
+        da, dc_t = cell_backward(dh_t, dc_t, split(gates[t, ...]), prev_c, c[t, ...], xp)
+        dh_t = xp.matmul(da, weights.T)
+        all_da.append(da)
+    return xp.stack(all_da[::-1]), dh_t, dc_t

@@ -1,0 +1,420 @@
+"""The three stages of an LSTM over a sequence, forward and backward.
+
+    a = x @ Wx + b                     one product over all steps       here, in terms of `xp`
+    h, c = recurrence(a, h0, c0, Wh)   T dependent steps                an engine
+    da = recurrence_gradient(dh, ...)  T dependent steps, backwards     the same engine
+    dx, dWx, dWh, db                   four products and a sum          here, in terms of `xp`
+
+Inside, arrays are time-major, in the order of processing (`timeline.py`): lengths and direction stop there. Where a step
+lies behind a row's length, its pre-activations are set so that the gates saturate: i = 0, f = 1, o = 0. The cell state is
+then carried unchanged, h is 0, and every gradient of a pre-activation is exactly 0.
+"""
+
+import math
+from collections import namedtuple
+from typing import Any, NamedTuple
+
+from . import checks, engines
+from .cell import split
+from .checks import Array
+from .timeline import Timeline
+
+# Without training, so many pre-activations are held at a time.
+CHUNK = 1 << 21
+
+
+class SequenceCache(NamedTuple):
+    """What `lstm_backward` needs, and the final state. Shapes as in `lstm_forward`.
+
+    The arrays x, h0, c0, Wx, Wh and h are the caller's own (h: the returned one): do not modify them before the backward
+    pass. `gates` (N, T, 4H) and `c` (N, T, H) are in the order of processing (for ``reverse=True``, last step first);
+    the properties i, f, o, g give each gate in the caller's order of time.
+    """
+
+    x: Array | None
+    h0: Array | None
+    c0: Array | None
+    Wx: Array | None
+    Wh: Array | None
+    h: Array | None
+    c: Array | None
+    gates: Array | None
+    h_n: Array
+    c_n: Array
+    lengths: Array | None
+    reverse: bool
+    precision: str
+    engine: Any
+
+    @property
+    def i(self):
+        """Input gate (N, T, H), zeros behind the lengths."""
+        return self._gate(0)
+
+    @property
+    def f(self):
+        """Forget gate (N, T, H), zeros behind the lengths."""
+        return self._gate(1)
+
+    @property
+    def o(self):
+        """Output gate (N, T, H), zeros behind the lengths."""
+        return self._gate(2)
+
+    @property
+    def g(self):
+        """Candidate (N, T, H), zeros behind the lengths."""
+        return self._gate(3)
+
+    @property
+    def nbytes(self):
+        """Bytes held beside the caller's arrays and the returned h: gates, c and the final state."""
+        held = [array for array in (self.gates, self.c, self.h_n, self.c_n) if array is not None]
+        return sum(math.prod(array.shape) * checks.itemsize(array.dtype) for array in held)
+
+    def _gate(self, block):
+        if self.gates is None:
+            raise ValueError("the gates were not kept: call lstm_forward with training=True.")
+        xp = checks.namespace(self.gates)
+        gate = split(xp.permute_dims(self.gates, (1, 0, 2)))[block]
+        return Timeline.of(self.gates, self.lengths, self.reverse, xp).restore(gate)
+
+
+class SequenceGradients(namedtuple("SequenceGradients", "dx dh0 dWx dWh db")):
+    """The tuple (dx, dh0, dWx, dWh, db), also by these names, and the attribute dc0."""
+
+    def __new__(cls, dx, dh0, dWx, dWh, db, dc0=None):
+        self = super().__new__(cls, dx, dh0, dWx, dWh, db)
+        self.dc0 = dc0
+        return self
+
+
+def lstm_forward(
+    x, h0, Wx, Wh, b, *, c0=None, lengths=None, reverse=False, training=True, precision=None, engine="auto"
+):
+    r"""An LSTM over a batch of sequences.
+
+    .. math::
+        a_t &= x_t W_x + h_{t-1} W_h + b, \qquad a_t = [a_i \; a_f \; a_o \; a_g] \\
+        i, f, o &= \sigma(a_i), \sigma(a_f), \sigma(a_o), \qquad g = \tanh(a_g) \\
+        c_t &= f \odot c_{t-1} + i \odot g, \qquad h_t = o \odot \tanh(c_t)
+
+    Parameters
+    ----------
+    x : array, shape (N, T, D)
+        Input, of a floating dtype; the other arrays share its library, dtype and device.
+    h0 : array, shape (N, H), or None
+        Hidden state before the first step; None for zeros.
+    Wx : array, shape (D, 4*H)
+        Input weights; the columns are the gate blocks i, f, o, g.
+    Wh : array, shape (H, 4*H)
+        Recurrent weights, columns in the same order.
+    b : array, shape (4*H,), or None
+        Bias (PyTorch: ``bias_ih + bias_hh``); None for zeros.
+    c0 : array, shape (N, H), or None
+        Cell state before the first step; None for zeros.
+    lengths : N integers, or None
+        How many steps each row has, 0 to T, in any order. What lies behind is never looked at: h is 0 there. A row of
+        length 0 returns its h0 and c0 as final state. Integers of the host are checked; an integer array of x's library
+        on a device is clamped to 0..T instead, so that the device need not be waited for.
+    reverse : bool
+        Take the steps from the last (of each row) to the first. h stays in the order of x; the final state is the one
+        after step 0.
+    training : bool
+        Whether to keep what `lstm_backward` needs. If not, the memory used beyond h is bounded by a number of steps that
+        does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch).
+    precision : {None, 'ieee', 'tf32', 'tf32x3'}
+        The least precise product that an engine may use for float32 on CUDA; None means 'ieee'. Engines that have no
+        faster one compute IEEE products.
+    engine : str or engine
+        Which engine runs the recurrence. 'auto' takes the first that suits (see `explain`); a named one runs, or raises.
+
+    Returns
+    -------
+    h : array, shape (N, T, H)
+        Hidden states. Its memory is time-major: ``h[:, t]`` is contiguous.
+    cache : SequenceCache
+        What `lstm_backward` needs, the final state ``cache.h_n``, ``cache.c_n`` (N, H), and every gate.
+
+    Raises
+    ------
+    ValueError
+        If shapes or devices disagree, D or H is 0, lengths lie outside 0..T, or precision is unknown.
+    TypeError
+        If libraries or dtypes differ, the dtype is not a floating one, or lengths are not integers.
+    EngineError
+        If the named engine is unknown or cannot run this problem (a ValueError).
+
+    See Also
+    --------
+    lstm_backward : its gradients.
+    lstm_step_forward : one step.
+    explain : which engine runs, and why.
+
+    Notes
+    -----
+    Cost: 8 N T H (D + H) flop. Training keeps gates (N, T, 4H), c (N, T, H), h, and references to the arguments.
+    float16 and bfloat16: products accumulate in float32, gates and cell states are float32, only what is returned is
+    rounded, and h as it is handed to the next step.
+
+    References
+    ----------
+    .. [1] S. Hochreiter, J. Schmidhuber, "Long Short-Term Memory", Neural Computation 9(8), 1735-1780, 1997.
+    .. [2] F. Gers, J. Schmidhuber, F. Cummins, "Learning to Forget: Continual Prediction with LSTM",
+       Neural Computation 12(10), 2451-2471, 2000.
+    .. [3] J. Appleyard, T. Kocisky, P. Blunsom, "Optimizing Performance of Recurrent Neural Networks on GPUs",
+       arXiv:1604.01946, 2016 (the input product of all steps at once).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstm_xp import lstm_forward
+    >>> rng = np.random.default_rng(0)
+    >>> N, T, D, H = 2, 5, 3, 4
+    >>> x, Wx, Wh, b = map(rng.standard_normal, [(N, T, D), (D, 4 * H), (H, 4 * H), 4 * H])
+    >>> h, cache = lstm_forward(x, None, Wx, Wh, b, lengths=[5, 2])
+    >>> h.shape, cache.h_n.shape
+    ((2, 5, 4), (2, 4))
+    >>> bool(np.all(h[1, 2:] == 0)), bool(np.all(cache.h_n[1] == h[1, 1]))
+    (True, True)
+    """
+    xp, problem = checks.sequence_arguments("lstm_forward", x, h0, Wx, Wh, b, c0, training, precision)
+    lengths = checks.sequence_lengths("lstm_forward", lengths, x, xp)
+    chosen = engines.choose(engine, problem)
+    N, T, H = problem.N, problem.T, problem.H
+    timeline = Timeline.of(x, lengths, reverse, xp)
+    wide, narrow = _conversions(x, xp)
+    start_h, start_c, h, c = _states(h0, c0, (N, H), x, timeline, xp)
+    h_n, c_n, gates = h, c, None
+    keep = training or lengths is not None  # a row may end at any step: its c_n is then looked up in c
+
+    def advance(start, stop, prev_h, prev_c):
+        """Stages one and two for the steps start..stop."""
+        a = xp.matmul(_rows(wide(timeline.steps(x, start, stop)), xp), wide(Wx))
+        if b is not None:
+            a += wide(b)
+        a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
+        return chosen.forward(a, prev_h, prev_c, Wh, keep=keep)
+
+    if T == 0:
+        h, c, gates = (xp.zeros((0, N, K), dtype=dtype, device=timeline.device)
+                       for K, dtype in ((H, h.dtype), (H, c.dtype), (4 * H, c.dtype)))  # fmt: skip
+        h = timeline.restore(h)
+    elif training or problem.library not in engines.ASSIGNABLE:
+        h, last_c, c, gates = advance(0, T, h, c)
+        h_n = timeline.last(h, h_n)
+        c_n = last_c if lengths is None else timeline.last(c, c_n)
+        h = timeline.restore(h)
+    else:
+        output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
+        for start, stop in _chunks(T, N, H):
+            part, last_c, all_c, _ = advance(start, stop, h, c)
+            h, c = part[-1, ...], last_c
+            h_n = timeline.last(part, h_n, start)
+            c_n = last_c if lengths is None else timeline.last(all_c, c_n, start)
+            timeline.put(part, output, start)
+        h = xp.permute_dims(output, (1, 0, 2))
+
+    h_n = _copy(timeline.where_empty(start_h, h_n), xp)
+    c_n = _copy(narrow(timeline.where_empty(start_c, c_n)), xp)
+    kept = (None,) * 8
+    if training:
+        kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))
+    used = chosen.name if isinstance(engine, str) else chosen
+    return h, SequenceCache(*kept, h_n, c_n, lengths, bool(reverse), problem.precision, used)
+
+
+def lstm_backward(dh, cache, *, dh_n=None, dc_n=None, need_dx=True):
+    r"""Gradients of `lstm_forward`, given those of its outputs.
+
+    With dh, dc running backwards from dh_n, dc_n, and dh_t the gradient of the output at step t:
+
+    .. math::
+        dh &\mathrel{+}= dh_t, \qquad dc \mathrel{+}= dh \odot o \odot (1 - \tanh^2 c_t) \\
+        da_i &= dc \odot g \odot i (1 - i), \qquad da_f = dc \odot c_{t-1} \odot f (1 - f) \\
+        da_o &= dh \odot \tanh(c_t) \odot o (1 - o), \qquad da_g = dc \odot i \odot (1 - g^2) \\
+        dh &= da_t W_h^T, \qquad dc = dc \odot f \\
+        dx_t &= da_t W_x^T, \quad dW_x = \sum_t x_t^T da_t, \quad dW_h = \sum_t h_{t-1}^T da_t, \quad db = \sum_t da_t
+
+    Parameters
+    ----------
+    dh : array, shape (N, T, H), or None
+        Gradient of the loss with respect to h. What stands behind the lengths is not looked at.
+    cache : SequenceCache
+        What `lstm_forward` returned with ``training=True``. It is not modified, and may be used again.
+    dh_n, dc_n : array, shape (N, H), or None
+        Gradients with respect to ``cache.h_n`` and ``cache.c_n``, added to those that come through dh. None means zeros;
+        one of dh, dh_n, dc_n must be given.
+    need_dx : bool
+        False leaves dx out (None in its place) and saves its product.
+
+    Returns
+    -------
+    SequenceGradients
+        The tuple (dx, dh0, dWx, dWh, db), also by these names, and the attribute ``dc0``: each with the dtype and device
+        of what it is the gradient of, and with its shape. Where h0, c0 or b was None: the gradient at zeros.
+
+    Raises
+    ------
+    ValueError
+        If a gradient's shape or device is not that of the forward call, or the cache was made with ``training=False``.
+    TypeError
+        If a gradient's library or dtype is not that of the forward call, or cache is not a `SequenceCache`.
+
+    See Also
+    --------
+    lstm_forward : the forward pass.
+    lstm_xp.testing.check_gradients : proves a gradient by finite differences.
+
+    Notes
+    -----
+    Cost: 16 N T H (D + H) flop. Sums are formed in float32 for float16 and bfloat16.
+
+    References
+    ----------
+    .. [1] P. Werbos, "Backpropagation Through Time: What It Does and How to Do It", Proc. IEEE 78(10), 1990.
+    .. [2] K. Greff et al., "LSTM: A Search Space Odyssey", IEEE TNNLS 28(10), 2222-2232, 2017 (section II.B).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstm_xp import lstm_backward, lstm_forward
+    >>> rng = np.random.default_rng(0)
+    >>> N, T, D, H = 2, 5, 3, 4
+    >>> x, h0, Wx, Wh, b = map(rng.standard_normal, [(N, T, D), (N, H), (D, 4 * H), (H, 4 * H), 4 * H])
+    >>> h, cache = lstm_forward(x, h0, Wx, Wh, b)
+    >>> dx, dh0, dWx, dWh, db = gradients = lstm_backward(np.ones_like(h), cache)
+    >>> dx.shape, gradients.dc0.shape
+    ((2, 5, 3), (2, 4))
+    """
+    if not isinstance(cache, SequenceCache):
+        raise TypeError(f"lstm_backward: cache must come from lstm_forward; got {type(cache).__name__}.")
+    if cache.gates is None:
+        raise ValueError(
+            "lstm_backward: the cache was made with training=False, which keeps nothing for backward; "
+            "call lstm_forward with training=True."
+        )
+    x, Wx, Wh = cache.x, cache.Wx, cache.Wh
+    N, T, D = x.shape
+    H = Wh.shape[0]
+    checks.cotangents(
+        "lstm_backward",
+        {"dh": dh, "dh_n": dh_n, "dc_n": dc_n},
+        {"dh": ("(N, T, H)", (N, T, H)), "dh_n": ("(N, H)", (N, H)), "dc_n": ("(N, H)", (N, H))},
+        x,
+        f"x {(N, T, D)} and Wh {tuple(Wh.shape)}",
+    )
+    xp = checks.namespace(x)
+    timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
+    wide, narrow = _conversions(x, xp)
+    _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), x, timeline, xp)
+
+    # What the gradients of the final state are where there is no step between it and the initial one.
+    through_h = xp.zeros_like(c0) if dh_n is None else wide(dh_n)
+    through_c = xp.zeros_like(c0) if dc_n is None else wide(dc_n)
+    if T > 0:
+        gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
+        entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
+        da, dh0, dc0 = engines.load(cache.engine).backward(*entering, gates, c, c0, Wh)
+        dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
+    else:
+        da = xp.zeros((0, N, 4 * H), dtype=c0.dtype, device=timeline.device)
+        dh0, dc0 = _copy(through_h, xp), _copy(through_c, xp)
+
+    flat = _rows(da, xp)
+    dWx = xp.matmul(_rows(wide(timeline.steps(x)), xp).T, flat)
+    # h_{t-1} is h0 at the first step, and h of the step before at the others.
+    h = timeline.steps(cache.h)
+    dWh = xp.matmul(_rows(wide(h[:-1, ...]), xp).T, _rows(da[1:, ...], xp))
+    if T > 0:
+        dWh = dWh + xp.matmul(wide(h0).T, da[0, ...])
+    db = xp.sum(flat, axis=0)
+    dx = None
+    if need_dx:
+        dx = timeline.restore(xp.reshape(narrow(xp.matmul(flat, wide(Wx).T)), (T, N, D)))
+    return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
+
+
+def explain(x, h0, Wx, Wh, b, *, c0=None, lengths=None, reverse=False, training=True, precision=None, engine="auto"):
+    """Which engine `lstm_forward` would run for these arguments, and why each one before it would not.
+
+    Parameters
+    ----------
+    x, h0, Wx, Wh, b, c0, lengths, reverse, training, precision, engine
+        As in `lstm_forward`, and checked alike.
+
+    Returns
+    -------
+    str
+        First the engine that runs, then a line for each one that is preferred to it, with the reason.
+
+    Raises
+    ------
+    ValueError, TypeError, EngineError
+        As `lstm_forward` does.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstm_xp import explain
+    >>> print(explain(np.ones((2, 5, 3)), None, np.ones((3, 16)), np.ones((4, 16)), None))
+    numpy_fused: runs
+    """
+    xp, problem = checks.sequence_arguments("explain", x, h0, Wx, Wh, b, c0, training, precision)
+    checks.sequence_lengths("explain", lengths, x, xp)
+    if isinstance(engine, str) and engine == "auto":
+        return engines.explain(problem)
+    return f"{engines.choose(engine, problem).name}: runs, as asked for"
+
+
+def _conversions(x, xp):
+    """To the compute dtype of x, and back to the dtype of x."""
+    compute = checks.compute_dtype(x, xp)
+    return (lambda v: xp.astype(v, compute, copy=False)), (lambda v: xp.astype(v, x.dtype, copy=False))
+
+
+def _states(h0, c0, shape, x, timeline, xp):
+    """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
+    wide, narrow = _conversions(x, xp)
+    zeros = xp.zeros(shape, dtype=checks.compute_dtype(x, xp), device=timeline.device)
+    start_h = narrow(zeros) if h0 is None else h0
+    start_c = zeros if c0 is None else wide(c0)
+    return start_h, start_c, timeline.where_empty(narrow(zeros), start_h), timeline.where_empty(zeros, start_c)
+
+
+def _enter(dh, dh_n, dc_n, c, timeline, xp):
+    """dh, dh_n, dc_n as an engine takes them: dh_n enters each row at its last step, and padding is zeroed."""
+    dh = None if dh is None else timeline.steps(dh)
+    if timeline.lengths is None:
+        return dh, dh_n, dc_n
+    if dh_n is not None:
+        dh_n = xp.astype(dh_n, c.dtype, copy=False)
+        dh_n = xp.where(timeline.is_last(timeline.T), dh_n[None, ...], xp.zeros_like(c))
+        dh = dh_n if dh is None else xp.astype(dh, c.dtype, copy=False) + dh_n
+    if dc_n is not None:
+        dc_n = timeline.where_empty(xp.zeros_like(dc_n), dc_n)
+    return dh, None, dc_n
+
+
+def _saturate_padding(a, timeline, start, xp):
+    """Pre-activations (steps, N, 4H) that carry the cell state through what lies behind the lengths."""
+    if timeline.lengths is None:
+        return a
+    big = float(xp.finfo(a.dtype).max) / 2
+    block = (a.shape[2] // 4,)
+    values = [xp.full(block, value, dtype=a.dtype, device=timeline.device) for value in (-big, big, -big, 0.0)]
+    return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))
+
+
+def _chunks(T, N, H):
+    size = max(1, CHUNK // max(1, 4 * N * H))
+    return [(start, min(start + size, T)) for start in range(0, T, size)]
+
+
+def _rows(v, xp):
+    """(T, N, K) as the rows of one matrix (T*N, K)."""
+    return xp.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]))
+
+
+def _copy(v, xp):
+    return xp.astype(v, v.dtype, copy=True)
