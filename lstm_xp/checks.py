@@ -75,8 +75,7 @@ def shape_of(function, name, array):
         return tuple(int(size) for size in sizes)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{function}: {name} must have a known shape; got {sizes}. "
-            f"Dask: call {name}.compute_chunk_sizes() first."
+            f"{function}: {name} must have a known shape; got {sizes}. Dask: call {name}.compute_chunk_sizes() first."
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The array libraries and devices of this machine: one table, for checks and tests. Imports a library only when asked."""
+"""The array libraries and devices of a machine: one table, for checks and tests. None is imported until asked for."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -62,16 +62,16 @@ def open_library(name):
     root = module.removeprefix("array_api_compat.").partition(".")[0]
     if find_spec(root) is None:
         raise Missing(f"{root} is not installed")
-    xp = import_module(module)
+    xp, version = import_module(module), import_module(root).__version__
     if root == "cupy":
         try:
             device = xp.cuda.Device()
             device.compute_capability  # noqa: B018  asks the driver
         except xp.cuda.runtime.CUDARuntimeError as error:
-            raise Missing(f"CuPy {xp.__version__} finds no GPU ({str(error).partition(':')[0]})") from None
+            raise Missing(f"CuPy {version} finds no GPU ({str(error).partition(':')[0]})") from None
     elif root == "torch":
         if device == "cuda" and not xp.cuda.is_available():
-            raise Missing(f"torch {xp.__version__} finds no GPU")
+            raise Missing(f"torch {version} finds no GPU")
         device = xp.device(device)
     elif root == "jax":
         device = import_module("jax").devices(device)[0]

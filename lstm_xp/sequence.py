@@ -5,9 +5,9 @@
     da = recurrence_gradient(dh, ...)  T dependent steps, backwards     the same engine
     dx, dWx, dWh, db                   four products and a sum          here, in terms of `xp`
 
-Inside, arrays are time-major, in the order of processing (`timeline.py`): lengths and direction stop there. Where a step
-lies behind a row's length, its pre-activations are set so that the gates saturate: i = 0, f = 1, o = 0. The cell state is
-then carried unchanged, h is 0, and every gradient of a pre-activation is exactly 0.
+Inside, arrays are time-major, in the order of processing (`timeline.py`): lengths and direction stop there. Where a
+step lies behind a row's length, its pre-activations are set so that the gates saturate: i = 0, f = 1, o = 0. The cell
+state is then carried unchanged, h is 0, and every gradient of a pre-activation is exactly 0.
 """
 
 import math
@@ -26,9 +26,9 @@ CHUNK = 1 << 21
 class SequenceCache(NamedTuple):
     """What `lstm_backward` needs, and the final state. Shapes as in `lstm_forward`.
 
-    The arrays x, h0, c0, Wx, Wh and h are the caller's own (h: the returned one): do not modify them before the backward
-    pass. `gates` (N, T, 4H) and `c` (N, T, H) are in the order of processing (for ``reverse=True``, last step first);
-    the properties i, f, o, g give each gate in the caller's order of time.
+    The arrays x, h0, c0, Wx, Wh and h are the caller's own (h: the returned one): do not modify them before the
+    backward pass. `gates` (N, T, 4H) and `c` (N, T, H) are in the order of processing (for ``reverse=True``, last step
+    first); the properties i, f, o, g give each gate in the caller's order of time.
     """
 
     x: Array | None
@@ -121,13 +121,14 @@ def lstm_forward(
         Take the steps from the last (of each row) to the first. h stays in the order of x; the final state is the one
         after step 0.
     training : bool
-        Whether to keep what `lstm_backward` needs. If not, the memory used beyond h is bounded by a number of steps that
-        does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch).
+        Whether to keep what `lstm_backward` needs. If not, the memory used beyond h is bounded by a number of steps
+        that does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch).
     precision : {None, 'ieee', 'tf32', 'tf32x3'}
         The least precise product that an engine may use for float32 on CUDA; None means 'ieee'. Engines that have no
         faster one compute IEEE products.
     engine : str or engine
-        Which engine runs the recurrence. 'auto' takes the first that suits (see `explain`); a named one runs, or raises.
+        Which engine runs the recurrence. 'auto' takes the first that suits (see `explain`); a named one runs, or
+        raises.
 
     Returns
     -------
@@ -243,16 +244,16 @@ def lstm_backward(dh, cache, *, dh_n=None, dc_n=None, need_dx=True):
     cache : SequenceCache
         What `lstm_forward` returned with ``training=True``. It is not modified, and may be used again.
     dh_n, dc_n : array, shape (N, H), or None
-        Gradients with respect to ``cache.h_n`` and ``cache.c_n``, added to those that come through dh. None means zeros;
-        one of dh, dh_n, dc_n must be given.
+        Gradients with respect to ``cache.h_n`` and ``cache.c_n``, added to those that come through dh. None means
+        zeros; one of dh, dh_n, dc_n must be given.
     need_dx : bool
         False leaves dx out (None in its place) and saves its product.
 
     Returns
     -------
     SequenceGradients
-        The tuple (dx, dh0, dWx, dWh, db), also by these names, and the attribute ``dc0``: each with the dtype and device
-        of what it is the gradient of, and with its shape. Where h0, c0 or b was None: the gradient at zeros.
+        The tuple (dx, dh0, dWx, dWh, db), also by these names, and the attribute ``dc0``: each with the shape, dtype
+        and device of what it is the gradient of. Where h0, c0 or b was None: the gradient at zeros.
 
     Raises
     ------

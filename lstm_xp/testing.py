@@ -70,6 +70,7 @@ def limit(dtype, kind="forward", steps=1):
     dtype : str
         'float64', 'float32', 'float16' or 'bfloat16'.
     kind : {'forward', 'gradient'}
+        The column of `TOLERANCES`.
     steps : int
         The number of time steps that lie between the input and the result.
 
@@ -134,7 +135,8 @@ def assert_close(actual, expected, *, like=None, kind="forward", steps=1, name="
     error, most = relative_error(actual, expected), limit(dtype, kind, steps)
     if not error <= most:
         raise AssertionError(
-            f"{name}: error {error:.2e} is {error / most:.1f} times the limit {most:.2e} ({dtype}, {kind}, {steps} steps)"
+            f"{name}: error {error:.2e} is {error / most:.1f} times the limit {most:.2e} "
+            f"({dtype}, {kind}, {steps} steps)"
         )
     return error / most
 
@@ -146,20 +148,21 @@ def check_gradients(forward, backward, arguments, *, method="difference", direct
 
     .. math:: \langle v, J^T u \rangle = \frac{d}{ds} \langle u, f(\theta + s v) \rangle
 
-    The left side comes from `backward`, the right one from `forward`: by complex steps, Im f(theta + i s v) / s, exact to
-    rounding, or by five-point central differences.
+    The left side comes from `backward`, the right one from `forward`: by complex steps, Im f(theta + i s v) / s, exact
+    to rounding, or by five-point central differences.
 
     Parameters
     ----------
     forward : callable
         ``forward(**arguments) -> outputs, cache`` with a tuple of arrays as outputs.
     backward : callable
-        ``backward(cotangents, cache) -> gradients``: from a tuple of arrays like the outputs, a mapping from argument names
-        to gradients. Arguments that it leaves out are not checked.
+        ``backward(cotangents, cache) -> gradients``: from a tuple of arrays like the outputs, a mapping from argument
+        names to gradients. Arguments that it leaves out are not checked.
     arguments : mapping of str to array
         float64 arrays of any library, at which the derivatives are taken.
     method : {'difference', 'complex'}
-        'complex' needs NumPy arrays, and a `forward` that takes complex128 (the step functions; ``engine="array_api"``).
+        'complex' needs NumPy arrays, and a `forward` that takes complex128 (the step functions do, and
+        ``engine="array_api"``).
     directions : int
         How many directions are tried per argument.
     seed : int
