@@ -1,5 +1,6 @@
 """The array libraries and devices of a machine: one table, for checks and tests. None is imported until asked for."""
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -31,6 +32,13 @@ class Library(NamedTuple):
     name: str
     xp: Any
     device: Any
+
+    @property
+    def place(self):
+        """The device in short: cpu, cuda:0, device1."""
+        if checks.library(self.xp) == "cupy":
+            return f"cuda:{self.device.id}"
+        return re.findall(r"[\w:]+", str(self.device or "cpu"))[-1]
 
     def asarray(self, array, dtype=None):
         """A NumPy array as one of this library on this device, of the dtype of that name."""

@@ -197,8 +197,8 @@ def lstm_forward(
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
         return chosen.forward(a, prev_h, prev_c, Wh, keep=keep)
 
-    if T == 0:
-        h, c, gates = (xp.zeros((0, N, K), dtype=dtype, device=timeline.device)
+    if N == 0 or T == 0:
+        h, c, gates = (xp.zeros((T, N, K), dtype=dtype, device=timeline.device)
                        for K, dtype in ((H, h.dtype), (H, c.dtype), (4 * H, c.dtype)))  # fmt: skip
         h = timeline.restore(h)
     elif training or problem.library not in engines.ASSIGNABLE:
@@ -310,25 +310,26 @@ def lstm_backward(dh, cache, *, dh_n=None, dc_n=None, need_dx=True):
     wide, narrow = _conversions(x, xp)
     _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), x, timeline, xp)
 
-    # What the gradients of the final state are where there is no step between it and the initial one.
+    # What the gradients of the final state come to where no step lies between it and the initial state.
     through_h = xp.zeros_like(c0) if dh_n is None else wide(dh_n)
     through_c = xp.zeros_like(c0) if dc_n is None else wide(dc_n)
-    if T > 0:
-        gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
-        entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
-        da, dh0, dc0 = engines.load(cache.engine).backward(*entering, gates, c, c0, Wh)
-        dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
-    else:
-        da = xp.zeros((0, N, 4 * H), dtype=c0.dtype, device=timeline.device)
-        dh0, dc0 = _copy(through_h, xp), _copy(through_c, xp)
+    if N == 0 or T == 0:
+        zeros = [xp.zeros_like(v) for v in (x, Wx, Wh, Wh[0, ...])]
+        dh0, dc0 = _copy(narrow(through_h), xp), _copy(narrow(through_c), xp)
+        return SequenceGradients(zeros[0] if need_dx else None, dh0, *zeros[1:], dc0)
+
+    gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
+    entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
+    da, dh0, dc0 = engines.load(cache.engine).backward(*entering, gates, c, c0, Wh)
+    dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
 
     flat = _rows(da, xp)
     dWx = xp.matmul(_rows(wide(timeline.steps(x)), xp).T, flat)
     # h_{t-1} is h0 at the first step, and h of the step before at the others.
     h = timeline.steps(cache.h)
-    dWh = xp.matmul(_rows(wide(h[:-1, ...]), xp).T, _rows(da[1:, ...], xp))
-    if T > 0:
-        dWh = dWh + xp.matmul(wide(h0).T, da[0, ...])
+    dWh = xp.matmul(wide(h0).T, da[0, ...])
+    if T > 1:
+        dWh = dWh + xp.matmul(_rows(wide(h[:-1, ...]), xp).T, _rows(da[1:, ...], xp))
     db = xp.sum(flat, axis=0)
     dx = None
     if need_dx:
@@ -408,7 +409,7 @@ def _saturate_padding(a, timeline, start, xp):
 
 
 def _chunks(T, N, H):
-    size = max(1, CHUNK // max(1, 4 * N * H))
+    size = max(1, CHUNK // (4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]
 
 

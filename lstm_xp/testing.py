@@ -13,7 +13,7 @@ class Tolerance(NamedTuple):
     """How far results may lie from a float64 reference: multiples of the rounding unit eps of the dtype.
 
     An array's rows are its last axis. A row's error is the norm of its difference over the norm of the reference's row,
-    or over a hundredth of the largest row's, if that is greater. The limit is the multiple, times eps, times the square
+    or over a tenth of the largest row's, if that is greater. The limit is the multiple, times eps, times the square
     root of the number of steps.
     """
 
@@ -29,7 +29,7 @@ TOLERANCES = {
     "float16": Tolerance(2.0**-10, 1.0, 2.0),
     "bfloat16": Tolerance(2.0**-7, 1.0, 2.0),
 }
-FLOOR = 1e-2
+FLOOR = 0.1
 
 # Relative errors of a float64 derivative by complex steps, and by five-point central differences.
 DERIVATIVE_LIMITS = {"complex": 1e-12, "difference": 1e-8}

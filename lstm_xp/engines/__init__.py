@@ -15,7 +15,7 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do da, dh0 and dc0; h0, Wh, h, dh, dh_n and
 dc_n have the caller's. h is rounded to the caller's dtype at every step, and it is the rounded one that goes on.
 
-T and H are at least 1, N may be 0. `forward` may overwrite `a`; nothing else that is handed in is written to, and
+N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
 nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
 Lengths and direction are settled before an engine is called (`timeline.py`): it never meets them.
 

@@ -1,0 +1,80 @@
+"""The command line: lstm-xp train | sample | check | info."""
+
+import argparse
+import importlib
+import os
+import sys
+
+from . import __version__
+from .training.errors import UserError
+
+# Each command is a module of that name in `commands`, with add_arguments(parser) and run(args) -> exit status. It is
+# imported only when it is the one to run, so that every command starts quickly.
+COMMANDS = {
+    "train": "train a byte-level language model on a text",
+    "sample": "write text with a trained model",
+    "check": "check every array library, device and engine of this machine",
+    "info": "show versions, devices and engines",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors take one line, and say where to look."""
+
+    def error(self, message):
+        """Print the message and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv=None):
+    """Run a command.
+
+    Parameters
+    ----------
+    argv : list of str, or None
+        Arguments, those of the process for None.
+
+    Returns
+    -------
+    int
+        Exit status: 0; 1 where a check failed; 2 where something must be put right by the user; 128 + the signal's
+        number where a signal stopped it.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+    try:
+        status = importlib.import_module(f".commands.{args.command}", __package__).run(args)
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        problem = str(error)
+    except MemoryError:
+        problem = "the memory of this machine does not suffice: make the model or the batch smaller"
+    except BrokenPipeError:
+        # Whoever read the output has gone. The interpreter's own flush at exit must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        problem = f"{error.filename or 'input or output'}: {error.strerror or error}"
+    except KeyboardInterrupt:
+        print(f"\nlstm-xp {args.command}: interrupted", file=sys.stderr)
+        return 130
+    print(f"lstm-xp {args.command}: {problem}", file=sys.stderr)
+    return 2
+
+
+def build_parser(command):
+    """The parser of all commands, in which one has its arguments."""
+    parser = Parser(prog="lstm-xp", description="An LSTM for people who work in plain arrays.")
+    parser.add_argument("--version", action="version", version=f"lstm-xp {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, about in COMMANDS.items():
+        if name == command:
+            module = importlib.import_module(f".commands.{name}", __package__)
+            subparser = commands.add_parser(
+                name, help=about, description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+            )
+            module.add_arguments(subparser)
+        else:
+            commands.add_parser(name, help=about)
+    return parser

@@ -1,0 +1,76 @@
+"""What this machine has: versions, array libraries and their devices, engines, the BLAS and its kernel."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from .. import __version__, checks, engines, libraries
+
+PACKAGES = ("numpy", "array-api-compat", "rich", "matplotlib", "safetensors", "threadpoolctl")
+
+
+def add_arguments(parser):
+    pass
+
+
+def run(args):
+    print(f"lstm_xp           {__version__}")
+    print(f"Python            {platform.python_version()} ({platform.python_implementation()}, {platform.platform()})")
+    print(f"CPU               {_processor()}, {os.cpu_count()} logical cores")
+    for package in PACKAGES:
+        print(f"{package:18}{_version(package)}")
+    print("\narray libraries")
+    for name in libraries.LIBRARIES:
+        print(f"  {name:18}{_library(name)}")
+    print("\nBLAS and thread pools")
+    for line in _thread_pools():
+        print(f"  {line}")
+    return 0
+
+
+def _version(package):
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _library(name):
+    try:
+        library = libraries.open_library(name)
+    except libraries.Missing as reason:
+        return str(reason)
+    # The wrapped namespaces of array-api-compat pass the version of what they wrap on.
+    found = getattr(library.xp, "__version__", None) or _version(checks.library(library.xp).replace("_", "-"))
+    usable = ", ".join(engines.candidates(checks.library(library.xp)))
+    return f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}"
+
+
+def _device(library):
+    if checks.library(library.xp) != "cupy":
+        return library.place
+    properties = library.xp.cuda.runtime.getDeviceProperties(library.device.id)
+    major, minor = divmod(int(library.device.compute_capability), 10)
+    memory = properties["totalGlobalMem"] / 2**30
+    return f"{properties['name'].decode()} (compute capability {major}.{minor}, {memory:.0f} GiB)"
+
+
+def _processor():
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _thread_pools():
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return ["unknown: threadpoolctl is not installed (pip install 'lstm-xp[cli]')"]
+    pools = threadpool_info()
+    return [
+        f"{pool['internal_api']} {pool.get('version') or ''}, kernel {pool.get('architecture') or 'unknown'}, "
+        f"{pool['num_threads']} threads ({pool['prefix']})"
+        for pool in pools
+    ] or ["none that threadpoolctl knows"]
