@@ -39,7 +39,7 @@ CASES = (
     Case(0, 6, 3, 33),
     Case(4, 0, 3, 33),
 )
-DIFFERENCES = CASES[:4]
+DIFFERENCES = CASES[2:4]
 ARGUMENTS = ("x", "h0", "c0", "Wx", "Wh", "b")
 OUTPUTS = ("h", "h_n", "c_n")
 
@@ -170,4 +170,4 @@ def prove(library, engine, case, seed):
     """Gradients against central differences of the same engine in float64: the worst error of each."""
     arguments, _ = draw(case, seed)
     arguments = {name: library.asarray(value) for name, value in arguments.items()}
-    return testing.check_gradients(forward_of(case, engine), backward, arguments, directions=2, seed=seed)
+    return testing.check_gradients(forward_of(case, engine), backward, arguments, directions=1, seed=seed)

@@ -1,0 +1,72 @@
+"""lstm-xp check and lstm-xp info: what they print, and that check fails when an engine is wrong."""
+
+import pytest
+
+from lstm_xp import engines
+from lstm_xp.cli import main
+from lstm_xp.engines import numpy_fused
+
+
+def test_check_passes_every_engine_and_dtype_of_numpy(capsys):
+    assert main(["check", "--library", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    lines = [line.split()[:4] for line in printed.splitlines() if line.startswith("numpy")]
+    expected = [
+        ["numpy", "cpu", engine, dtype]
+        for engine in engines.candidates("numpy")
+        for dtype in ("float64", "float32", "float16")
+    ]
+    assert lines == expected
+    assert f"{len(expected)} combinations checked, 0 failed" in printed
+
+
+def test_check_names_what_is_missing(capsys):
+    status = main(["check", "--library", "cupy"])
+    out, err = capsys.readouterr()
+    if status == 2:
+        assert "not checked: cupy, " in out
+        assert err == "lstm-xp check: nothing found to check (cupy)\n"
+    else:
+        assert status == 0
+        assert "cupy" in out
+
+
+@pytest.mark.parametrize("wrong", ["dc0", "da", "h"])
+def test_check_fails_a_wrong_engine(wrong, monkeypatch, capsys):
+    forward, backward = numpy_fused.forward, numpy_fused.backward
+
+    def wrong_forward(*arguments, **options):
+        h, *rest = forward(*arguments, **options)
+        h[-1, 0, 0] *= 1 + 1e-5 * (wrong == "h")
+        return h, *rest
+
+    def wrong_backward(*arguments):
+        da, dh0, dc0 = backward(*arguments)
+        da[-1] *= 1 - 1e-5 * (wrong == "da")
+        return da, dh0, dc0 * (1 + 1e-5 * (wrong == "dc0"))
+
+    monkeypatch.setattr(numpy_fused, "forward", wrong_forward)
+    monkeypatch.setattr(numpy_fused, "backward", wrong_backward)
+    assert main(["check", "--library", "numpy"]) == 1
+    out, err = capsys.readouterr()
+    assert err.count("FAILED: numpy, numpy_fused, ") == 2  # float64 and float32; float16 cannot tell
+    assert "array_api" not in err
+    assert "6 combinations checked, 2 failed" in out
+
+
+def test_check_reports_an_engine_that_raises_and_goes_on(monkeypatch, capsys):
+    def broken(*arguments, **options):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(numpy_fused, "forward", broken)
+    assert main(["check", "--library", "numpy"]) == 1
+    out, err = capsys.readouterr()
+    assert "FAILED: numpy, numpy_fused, float64: MemoryError: no room" in err
+    assert "6 combinations checked, 3 failed" in out
+
+
+def test_info_names_libraries_engines_and_blas(capsys):
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("lstm_xp ", "Python ", "numpy_fused, array_api", "BLAS", "kernel"):
+        assert expected in printed
