@@ -4,6 +4,8 @@ Shapes, dtypes and devices are read, never values, so nothing is computed and no
 (the one exception: `lengths` given as host integers).
 """
 
+from functools import cache
+from operator import index
 from typing import Any, NamedTuple
 
 import array_api_compat
@@ -40,11 +42,10 @@ class Problem(NamedTuple):
     precision: str
 
 
-def namespace(*arrays):
-    """The Array API namespace of the arrays, by array-api-compat (one library, or TypeError)."""
-    # NumPy's own namespace conforms; array-api-compat's wrapper of it costs 60 to 140 ms to import.
-    wrapped = not all(isinstance(array, np.ndarray) for array in arrays)
-    return array_api_compat.array_namespace(*arrays, use_compat=None if wrapped else False)
+def namespace(array):
+    """The Array API namespace of an array, by array-api-compat."""
+    # NumPy's own namespace conforms; array-api-compat's wrapper of it takes 60 to 140 ms to import.
+    return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
 def library(xp):
@@ -52,6 +53,7 @@ def library(xp):
     return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
 
 
+@cache
 def dtype_name(dtype):
     """A dtype by its name alone, whatever the library calls it: torch.float32 -> float32."""
     return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
@@ -70,12 +72,12 @@ def itemsize(dtype):
 
 def shape_of(function, name, array):
     """The shape as plain integers; arrays of unknown size (lazy libraries) are refused."""
-    sizes = tuple(array.shape)
     try:
-        return tuple(int(size) for size in sizes)
+        return tuple(map(index, array.shape))
     except (TypeError, ValueError):
         raise ValueError(
-            f"{function}: {name} must have a known shape; got {sizes}. Dask: call {name}.compute_chunk_sizes() first."
+            f"{function}: {name} must have a known shape; got {tuple(array.shape)}. "
+            f"Dask: call {name}.compute_chunk_sizes() first."
         ) from None
 
 
@@ -92,41 +94,41 @@ def device(array):
 def one_library(function, arrays):
     """Check that the named arrays share one library, one floating dtype and one device; return xp and that dtype."""
     arrays = {name: array for name, array in arrays.items() if array is not None}
-    for name, array in arrays.items():
+    first = next(iter(arrays.values()))
+    types = {type(array): name for name, array in arrays.items()}
+    for kind, name in types.items():
         # Matrices and masked arrays are ndarrays whose operators mean something else.
-        foreign = any(base.__name__ in ("matrix", "MaskedArray") for base in type(array).__mro__)
-        if foreign or not array_api_compat.is_array_api_obj(array):
+        foreign = any(base.__name__ in ("matrix", "MaskedArray") for base in kind.__mro__)
+        if foreign or not array_api_compat.is_array_api_obj(arrays[name]):
             raise TypeError(
-                f"{function}: {name} must be an array; got {type(array).__name__}. "
+                f"{function}: {name} must be an array; got {kind.__name__}. "
                 f"Convert it first, for example with numpy.asarray({name})."
             )
-    libraries = {name: library(namespace(array)) for name, array in arrays.items()}
-    first, *others = arrays
-    if any(libraries[name] != libraries[first] for name in others):
-        odd = next(name for name in others if libraries[name] != libraries[first])
-        raise TypeError(
-            f"{function}: all arrays must come from one library; got {_listed(libraries)}. "
-            f"Convert {odd} to {libraries[first]}: nothing is moved between libraries by itself."
-        )
-    xp = namespace(*arrays.values())
-    dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
-    if any(dtypes[name] != dtypes[first] for name in others):
+    if len(types) > 1:
+        libraries = {name: library(namespace(array)) for name, array in arrays.items()}
+        odd = next((name for name in libraries if libraries[name] != library(namespace(first))), None)
+        if odd:
+            raise TypeError(
+                f"{function}: all arrays must come from one library; got {_listed(libraries)}. "
+                f"Convert {odd} to {library(namespace(first))}: nothing is moved between libraries by itself."
+            )
+    if any(array.dtype != first.dtype for array in arrays.values()):
+        dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
         raise TypeError(
             f"{function}: all arrays must share one dtype; got {_listed(dtypes)}. "
             f"Convert with astype: nothing is cast by itself."
         )
-    if dtypes[first] not in COMPUTE_DTYPE:
-        raise TypeError(
-            f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtypes[first]}."
-        )
+    dtype = dtype_name(first.dtype)
+    if dtype not in COMPUTE_DTYPE:
+        raise TypeError(f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}.")
     devices = {name: device(array) for name, array in arrays.items()}
-    known = {name: device for name, device in devices.items() if device is not None}
-    if len(set(map(str, known.values()))) > 1:
+    known = {name: place for name, place in devices.items() if place is not None}
+    if len(set(known.values())) > 1:
         raise ValueError(
             f"{function}: all arrays must lie on one device; got {_listed(known)}. "
             f"Move them first: nothing is moved between devices by itself."
         )
-    return xp, devices[first]
+    return namespace(first), next(iter(devices.values()))
 
 
 def shapes(function, arrays, rules, context):

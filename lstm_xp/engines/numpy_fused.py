@@ -70,8 +70,8 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     T, N, H = c.shape
     dtype = c.dtype
     da = np.empty((T, N, 4 * H), dtype)
-    dh_t = np.zeros((N, H), dtype) if dh_n is None else dh_n.astype(dtype)
-    dc_t = np.zeros((N, H), dtype) if dc_n is None else dc_n.astype(dtype)
+    dh_t = np.zeros((N, H), dtype) if dh_n is None else dh_n.astype(dtype, order="C")
+    dc_t = np.zeros((N, H), dtype) if dc_n is None else dc_n.astype(dtype, order="C")
     weights = np.ascontiguousarray(Wh.T, dtype)  # once, or the product would rearrange it at every step
     size = max(1, BLOCK // (4 * N * H))
     scratch = np.empty((2, size, N, H), dtype)
