@@ -53,9 +53,14 @@ def library(xp):
     return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
 
 
-@cache
 def dtype_name(dtype):
     """A dtype by its name alone, whatever the library calls it: torch.float32 -> float32."""
+    return _dtype_name(type(dtype), dtype)
+
+
+@cache
+def _dtype_name(kind, dtype):
+    # Kept by the type, too: dtypes of two libraries may hash alike, and must not be compared.
     return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
 
 

@@ -54,10 +54,11 @@ def relative_error(actual, expected):
         return np.inf
     actual, expected = np.where(odd, 0.0, actual), np.where(odd, 0.0, expected)
     # Scaled first, so that squares neither overflow nor vanish.
-    scale = np.max(np.abs(expected)) or 1.0
-    difference = np.max(np.linalg.norm((actual - expected) / scale, axis=-1))
-    largest = np.max(np.linalg.norm(expected / scale, axis=-1))
-    return float(difference / largest) if largest else (np.inf if difference else 0.0)
+    scale = np.max(np.abs(expected))
+    if scale == 0:
+        return np.inf if np.any(actual) else 0.0
+    difference = np.linalg.norm((actual - expected) / scale, axis=-1)
+    return float(np.max(difference) / np.max(np.linalg.norm(expected / scale, axis=-1)))
 
 
 def limit(dtype, kind="forward", steps=1):

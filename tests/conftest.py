@@ -1,0 +1,87 @@
+"""The array libraries and engines that the tests run over, found in the package's own tables.
+
+`lib`      a `Library`: every one of lstm_xp.libraries.LIBRARIES, and NumPy with arrays that cannot be written to
+`engine`   the name of an engine: with `lib`, each of that library's; alone, each of NumPy's
+`library`  a function that opens one library by name, for tests that need that very one
+
+What is not installed is skipped, in the open; `--require=torch --require=jax` makes it a failure.
+"""
+
+from importlib.util import find_spec
+
+import pytest
+from problems import ReadOnly, engine_names, refusal
+
+from lstm_xp import engines
+from lstm_xp.libraries import LIBRARIES, Missing, open_library
+
+READONLY = "numpy-readonly"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="LIB",
+        help=f"fail where this library is missing, instead of skipping: {', '.join(LIBRARIES)}",
+    )
+
+
+def pytest_configure(config):
+    unknown = _required(config) - set(LIBRARIES)
+    if unknown:
+        raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is not one of {', '.join(LIBRARIES)}")
+    if find_spec("jax"):
+        import jax
+
+        jax.config.update("jax_enable_x64", True)
+    if find_spec("dask"):
+        import dask
+
+        dask.config.set(scheduler="synchronous")
+
+
+def pytest_generate_tests(metafunc):
+    names = metafunc.fixturenames
+    if "lib" in names and "engine" in names:
+        pairs = [(lib, engine) for lib in (*LIBRARIES, READONLY) for engine in engine_names(lib)]
+        metafunc.parametrize(("lib", "engine"), pairs, indirect=True)
+    elif "lib" in names:
+        metafunc.parametrize("lib", (*LIBRARIES, READONLY), indirect=True)
+    elif "engine" in names:
+        metafunc.parametrize("engine", engines.candidates("numpy"), indirect=True)
+
+
+@pytest.fixture
+def lib(request):
+    if request.param == READONLY:
+        return ReadOnly(*_open(request.config, "numpy"))
+    return _open(request.config, request.param)
+
+
+@pytest.fixture
+def engine(request):
+    lib = request.getfixturevalue("lib") if "lib" in request.fixturenames else open_library("numpy")
+    reason = refusal(request.param, lib)
+    if reason:
+        pytest.skip(f"{request.param}: {reason}")
+    return request.param
+
+
+@pytest.fixture
+def library(request):
+    return lambda name: _open(request.config, name)
+
+
+def _required(config):
+    return {name for given in config.getoption("--require") for name in given.split(",")}
+
+
+def _open(config, name):
+    try:
+        return open_library(name)
+    except Missing as missing:
+        if name in _required(config):
+            pytest.fail(f"--require={name}: {missing}")
+        pytest.skip(str(missing))
