@@ -70,7 +70,9 @@ class StepGradients(NamedTuple):
     db: Array
 
 
-def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
+def lstm_step_forward(
+    x: Array, prev_h: Array, prev_c: Array, Wx: Array, Wh: Array, b: Array | None
+) -> tuple[Array, Array, StepCache]:
     r"""One time step of an LSTM with forget gate.
 
     .. math::
@@ -144,7 +146,7 @@ def lstm_step_forward(x, prev_h, prev_c, Wx, Wh, b):
     return narrow(h), narrow(c), StepCache(x, prev_h, prev_c, Wx, Wh, b, i, f, o, g, c)
 
 
-def lstm_step_backward(dnext_h, dnext_c, cache):
+def lstm_step_backward(dnext_h: Array | None, dnext_c: Array | None, cache: StepCache) -> StepGradients:
     r"""Gradients of `lstm_step_forward`, given those of its two outputs.
 
     .. math::

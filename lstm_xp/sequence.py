@@ -12,6 +12,7 @@ state is then carried unchanged, h is 0, and every gradient of a pre-activation 
 
 import math
 from collections import namedtuple
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import checks, engines
@@ -90,8 +91,19 @@ class SequenceGradients(namedtuple("SequenceGradients", "dx dh0 dWx dWh db")):
 
 
 def lstm_forward(
-    x, h0, Wx, Wh, b, *, c0=None, lengths=None, reverse=False, training=True, precision=None, engine="auto"
-):
+    x: Array,
+    h0: Array | None,
+    Wx: Array,
+    Wh: Array,
+    b: Array | None,
+    *,
+    c0: Array | None = None,
+    lengths: Array | Sequence[int] | None = None,
+    reverse: bool = False,
+    training: bool = True,
+    precision: str | None = None,
+    engine: Any = "auto",
+) -> tuple[Array, SequenceCache]:
     r"""An LSTM over a batch of sequences.
 
     .. math::
@@ -225,7 +237,14 @@ def lstm_forward(
     return h, SequenceCache(*kept, h_n, c_n, lengths, bool(reverse), problem.precision, used)
 
 
-def lstm_backward(dh, cache, *, dh_n=None, dc_n=None, need_dx=True):
+def lstm_backward(
+    dh: Array | None,
+    cache: SequenceCache,
+    *,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    need_dx: bool = True,
+) -> SequenceGradients:
     r"""Gradients of `lstm_forward`, given those of its outputs.
 
     With dh, dc running backwards from dh_n, dc_n, and dh_t the gradient of the output at step t:
@@ -337,7 +356,20 @@ def lstm_backward(dh, cache, *, dh_n=None, dc_n=None, need_dx=True):
     return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
 
 
-def explain(x, h0, Wx, Wh, b, *, c0=None, lengths=None, reverse=False, training=True, precision=None, engine="auto"):
+def explain(
+    x: Array,
+    h0: Array | None,
+    Wx: Array,
+    Wh: Array,
+    b: Array | None,
+    *,
+    c0: Array | None = None,
+    lengths: Array | Sequence[int] | None = None,
+    reverse: bool = False,
+    training: bool = True,
+    precision: str | None = None,
+    engine: Any = "auto",
+) -> str:
     """Which engine `lstm_forward` would run for these arguments, and why each one before it would not.
 
     Parameters

@@ -1,11 +1,13 @@
 """Gradient checks and tolerances, for this package's own tests and for users' engines, options and models."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import array_api_compat
 import numpy as np
 
 from . import checks
+from .checks import Array
 from .libraries import to_numpy
 
 
@@ -34,7 +36,7 @@ TOLERANCES = {
 DERIVATIVE_LIMITS = {"complex": 1e-12, "difference": 1e-9}
 
 
-def relative_error(actual, expected):
+def relative_error(actual: Array, expected: Array) -> float:
     """The largest row error of an array against a float64 reference, as `Tolerance` defines it.
 
     Parameters
@@ -61,7 +63,7 @@ def relative_error(actual, expected):
     return float(np.max(difference) / np.max(np.linalg.norm(expected / scale, axis=-1)))
 
 
-def limit(dtype, kind="forward", steps=1):
+def limit(dtype: str, kind: str = "forward", steps: int = 1) -> float:
     """The largest `relative_error` that a dtype may have.
 
     Parameters
@@ -81,7 +83,15 @@ def limit(dtype, kind="forward", steps=1):
     return getattr(tolerance, kind) * tolerance.eps * max(1, steps) ** 0.5
 
 
-def assert_close(actual, expected, *, like=None, kind="forward", steps=1, name="result"):
+def assert_close(
+    actual: Array,
+    expected: Array,
+    *,
+    like: Array | None = None,
+    kind: str = "forward",
+    steps: int = 1,
+    name: str = "result",
+) -> float:
     """Fail unless two arrays agree in library, dtype, device and shape, and then in value within the table.
 
     Parameters
@@ -140,7 +150,15 @@ def assert_close(actual, expected, *, like=None, kind="forward", steps=1, name="
     return error / most
 
 
-def check_gradients(forward, backward, arguments, *, method="difference", directions=4, seed=0):
+def check_gradients(
+    forward: Callable[..., tuple[tuple[Array, ...], Any]],
+    backward: Callable[[tuple[Array, ...], Any], Mapping[str, Array]],
+    arguments: Mapping[str, Array],
+    *,
+    method: str = "difference",
+    directions: int = 4,
+    seed: int = 0,
+) -> dict[str, float]:
     r"""Prove a backward function by derivatives of its forward function along random directions.
 
     For random cotangents :math:`u` and, argument by argument, random directions :math:`v`:

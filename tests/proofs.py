@@ -4,11 +4,31 @@ Each takes the package that holds the four functions, a library and the name of 
 on lstm_xp itself, on every library and engine, and on copies with planted bugs (test_mutation.py).
 """
 
+import sys
+
 import numpy as np
-from problems import ARGUMENTS, COTANGENTS, GOLDENS, GRADIENTS, OUTPUTS, ORDERS, backward, compare, forward, given
-from problems import host, random_problem, reference, run, same_bits  # fmt: skip
+from problems import (  # fmt: skip
+    ARGUMENTS,
+    COTANGENTS,
+    GOLDENS,
+    GRADIENTS,
+    ORDERS,
+    OUTPUTS,
+    backward,
+    compare,
+    forward,
+    given,
+    host,
+    random_problem,
+    reference,
+    run,
+    same_bits,
+)
 
 from lstm_xp.testing import check_gradients
+
+
+ALL = tuple(ORDERS.values())
 
 
 def goldens(package, lib, engine, cases=tuple(GOLDENS)):
@@ -20,7 +40,7 @@ def goldens(package, lib, engine, cases=tuple(GOLDENS)):
         compare(results, golden, arrays["x"], steps=arrays["x"].shape[1])
 
 
-def steps_in_a_loop(package, lib, engine, orders=tuple(ORDERS.values())):
+def steps_in_a_loop(package, lib, engine, orders=ALL):
     """A sequence is a loop over time steps, row by row."""
     values = random_problem()
     arrays = given(lib, values)
@@ -30,7 +50,7 @@ def steps_in_a_loop(package, lib, engine, orders=tuple(ORDERS.values())):
         compare(run(arrays, package, engine=engine, **order), expected, arrays["x"], steps=arrays["x"].shape[1])
 
 
-def derivatives(package, lib, engine, orders=tuple(ORDERS.values()), directions=1):
+def derivatives(package, lib, engine, orders=ALL, directions=1):
     """The gradients are the derivatives of the outputs: by complex steps where the engine takes them."""
     values = random_problem(seed=1)
     arguments = given(lib, {name: values[name] for name in ARGUMENTS})
@@ -68,13 +88,14 @@ def step_derivatives(package, lib, directions=2):
     return check_gradients(outputs, gradients, arguments, method=method, directions=directions)
 
 
-def nothing_modified(package, lib, engine, orders=tuple(ORDERS.values())):
+def nothing_modified(package, lib, engine, orders=ALL):
     """No argument, output or cache is written to, by this call or by later ones; a second backward is the first."""
     values = random_problem(seed=3)
     others = given(lib, random_problem(seed=4))
     for order in orders:
         arrays = given(lib, values)
         h, cache = forward(arrays, package, engine=engine, **order)
+        _assert_same(host(arrays), values, "was modified by the forward call")
         held = {**arrays, "h": h, "h_n": cache.h_n, "c_n": cache.c_n, "c": cache.c, "gates": cache.gates}
         before = host(held)
         first = backward(arrays, cache, package)
@@ -165,6 +186,24 @@ def split_in_time(package, lib, engine, cut=2):
         parts = (results2, results1) if reverse else (results1, results2)
         results |= {name: lib.xp.concat([part[name] for part in parts], axis=1) for name in ("h", "dx")}
         compare(results, reference(values, reverse=reverse), arrays["x"], steps)
+
+
+def chunks_are_seamless(package, lib, engine):
+    """Without training, in chunks of one step and of three: the same outputs."""
+    values = random_problem(seed=11)
+    arrays = given(lib, values)
+    sequence = sys.modules[f"{package.__name__}.sequence"]
+    whole = sequence.CHUNK
+    for order in ORDERS.values():
+        expected = reference(values, **order)
+        for steps in (1, 3):
+            sequence.CHUNK = steps * values["h0"].size * 4
+            try:
+                results = run(arrays, package, engine=engine, training=False, **order)
+            finally:
+                sequence.CHUNK = whole
+            assert set(results) == set(OUTPUTS)
+            compare(results, expected, arrays["x"], steps=values["x"].shape[1])
 
 
 def of_one_dtype(arrays):

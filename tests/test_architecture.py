@@ -21,7 +21,19 @@ FOREIGN = ("cupy", "torch", "jax", "dask", "numba")
 modules = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 
 # Who may import whom: each name, the names before it and no other. Files of one folder may import each other.
-ORDER = ("checks", "cell", "timeline", "engines", "sequence", "libraries", "testing", "training", "commands", "cli")
+ORDER = (
+    "checks",
+    "cell",
+    "timeline",
+    "engines",
+    "sequence",
+    "libraries",
+    "testing",
+    "training",
+    "commands",
+    "cli",
+    "__main__",
+)
 
 
 def imports(file, everywhere=True):
@@ -56,7 +68,9 @@ lstm_xp.lstm_step_backward(h0, h0, cache)
 lstm_xp.explain(x, h0, Wx, Wh, b)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
     loaded = set(done.stdout.split())
     assert {"lstm_xp", "numpy", "array_api_compat"} <= loaded
     unwanted = {*FOREIGN, "array_api_strict", "scipy", "matplotlib", "rich", "safetensors", "pytest", "ml_dtypes"}

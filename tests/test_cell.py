@@ -58,7 +58,9 @@ def test_an_absent_cotangent_is_zeros(lib, absent):
     given_ones = [arrays["dh_n"], arrays["dc_n"]]
     zeros = [0 * array if k == absent else array for k, array in enumerate(given_ones)]
     given_ones[absent] = None
-    for gradient, expected in zip(lstm_step_backward(*given_ones, cache), lstm_step_backward(*zeros, cache), strict=True):
+    for gradient, expected in zip(
+        lstm_step_backward(*given_ones, cache), lstm_step_backward(*zeros, cache), strict=True
+    ):
         assert_close(gradient, expected, kind="gradient")
 
 

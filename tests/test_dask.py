@@ -8,12 +8,12 @@ from lstm_xp import explain, lstm_step_backward, lstm_step_forward
 
 
 @pytest.fixture
-def lib(library):
+def dask_lib(library):
     return library("dask")
 
 
 @pytest.fixture
-def lazy(lib):
+def lazy(dask_lib):
     """A context in which computing raises."""
     import dask
 
@@ -24,9 +24,9 @@ def lazy(lib):
 
 
 @orders
-def test_a_sequence_computes_nothing_by_itself(lib, lazy, order):
+def test_a_sequence_computes_nothing_by_itself(dask_lib, lazy, order):
     values = random_problem()
-    arrays = given(lib, values)
+    arrays = given(dask_lib, values)
     with lazy():
         h, cache = forward(arrays, **order)
         gradients = backward(arrays, cache)
@@ -41,17 +41,17 @@ def test_a_sequence_computes_nothing_by_itself(lib, lazy, order):
     compare({"h": light}, reference(values, **order), arrays["x"], steps=5)
 
 
-def test_a_step_computes_nothing_by_itself(lib, lazy):
-    arrays = given(lib, random_problem())
+def test_a_step_computes_nothing_by_itself(dask_lib, lazy):
+    arrays = given(dask_lib, random_problem())
     with lazy():
         h, c, cache = lstm_step_forward(arrays["x"][:, 0], *(arrays[name] for name in ("h0", "c0", "Wx", "Wh", "b")))
         gradients = lstm_step_backward(h, c, cache)
     assert all(np.all(np.isfinite(gradient.compute())) for gradient in gradients)
 
 
-def test_chunks_of_the_batch(lib):
+def test_chunks_of_the_batch(dask_lib):
     values = random_problem()
-    arrays = given(lib, values)
+    arrays = given(dask_lib, values)
     whole = dict(arrays)
     for name in ("x", "h0", "c0", "dh", "dh_n", "dc_n"):
         arrays[name] = arrays[name].rechunk({0: 2})
@@ -60,8 +60,8 @@ def test_chunks_of_the_batch(lib):
     compare(results, reference(values), whole["x"], steps=5)
 
 
-def test_lengths_on_the_host(lib):
+def test_lengths_on_the_host(dask_lib):
     values, order = random_problem(), ORDERS["lengths"]
-    arrays = given(lib, values)
+    arrays = given(dask_lib, values)
     h, _ = forward(arrays, lengths=np.array(order["lengths"]))
     compare(settled({"h": h}), reference(values, **order), arrays["x"], steps=5)

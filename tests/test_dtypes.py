@@ -2,8 +2,20 @@
 
 import numpy as np
 import pytest
-from problems import ORDERS, OUTPUTS, compare, forward, given, host, random_problem, reference, rounded, run
-from problems import same_bits, skip_without  # fmt: skip
+from problems import (  # fmt: skip
+    ORDERS,
+    OUTPUTS,
+    compare,
+    forward,
+    given,
+    host,
+    random_problem,
+    reference,
+    rounded,
+    run,
+    same_bits,
+    skip_without,
+)
 
 from lstm_xp import lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from lstm_xp.checks import COMPUTE_DTYPE, dtype_name

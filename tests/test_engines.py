@@ -84,7 +84,7 @@ def test_results_are_those_of_the_reference(lib, engine, dtype, sizes):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_it_is_the_rounded_h_that_goes_on(lib, engine, dtype):
-    """With half types everything but h is float32: each step agrees in float32 with one from the h that was returned."""
+    """With half types everything but h is float32: each step agrees in float32 with one from the h returned."""
     sizes = (5, 4, 2)
     skip_unless_it_runs(engine, lib, dtype, sizes)
     values = engine_problem(*sizes)

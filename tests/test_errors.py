@@ -53,7 +53,12 @@ ERRORS = [
     (sequence, {"x": None}, TypeError, "lstm_forward: x must be an array; got None."),
     (sequence, {"Wx": None}, TypeError, "lstm_forward: Wx must be an array; got None."),
     (sequence, {"Wh": "Wh"}, TypeError, f"lstm_forward: Wh must be an array; got str. {LIST}(Wh)."),
-    (sequence, {"h0": np.ma.zeros((2, 4))}, TypeError, f"lstm_forward: h0 must be an array; got MaskedArray. {LIST}(h0)."),
+    (
+        sequence,
+        {"h0": np.ma.zeros((2, 4))},
+        TypeError,
+        f"lstm_forward: h0 must be an array; got MaskedArray. {LIST}(h0).",
+    ),
     # Dtypes.
     (
         step,
@@ -73,7 +78,9 @@ ERRORS = [
         lambda: sequence(**{name: zeros(*shape, dtype="int32") for name, shape in SHAPES.items()}),
         {},
         TypeError,
-        f"lstm_forward: arrays must have a floating dtype {FLOATING}; got int32.".replace("(", "(").replace("dtype (", "dtype ("),
+        f"lstm_forward: arrays must have a floating dtype {FLOATING}; got int32.".replace("(", "(").replace(
+            "dtype (", "dtype ("
+        ),
     ),
     (
         lambda: sequence(**{name: zeros(*shape, dtype="complex64") for name, shape in SHAPES.items()}),
@@ -86,8 +93,7 @@ ERRORS = [
         step,
         {"x": zeros(2, 5, 3)},
         ValueError,
-        "lstm_step_forward: x must have shape (N, D); got (2, 5, 3). "
-        "For a whole sequence (N, T, D) use lstm_forward.",
+        "lstm_step_forward: x must have shape (N, D); got (2, 5, 3). For a whole sequence (N, T, D) use lstm_forward.",
     ),
     (step, {"prev_h": zeros(4)}, ValueError, "lstm_step_forward: prev_h must have shape (N, H); got (4,)."),
     (

@@ -82,7 +82,7 @@ def test_backward_uses_the_engine_of_the_cache(monkeypatch):
         _, cache = forward(values, engine=name)
         used = []
         module = engines.load(name)
-        monkeypatch.setattr(module, "backward", lambda *a, run=module.backward: used.append(1) or run(*a))
+        monkeypatch.setattr(module, "backward", lambda *a, used=used, run=module.backward: used.append(1) or run(*a))
         lstm_xp.lstm_backward(values["dh"], cache)
         assert used == [1]
 

@@ -4,8 +4,19 @@ import numpy as np
 import oracle
 import proofs
 import pytest
-from problems import ARGUMENTS, COTANGENTS, ORDERS, OUTPUTS, compare, forward, given, orders, random_problem, reference
-from problems import run, same_bits  # fmt: skip
+from problems import (  # fmt: skip
+    ARGUMENTS,
+    COTANGENTS,
+    OUTPUTS,
+    compare,
+    forward,
+    given,
+    orders,
+    random_problem,
+    reference,
+    run,
+    same_bits,
+)
 
 import lstm_xp
 from lstm_xp.testing import assert_close
@@ -120,7 +131,7 @@ def test_what_is_not_finite_comes_out_where_mathematics_says(engine, name, odd, 
 
 
 @pytest.mark.parametrize("odd", [np.nan, np.inf])
-@pytest.mark.parametrize("name", (*ARGUMENTS, *COTANGENTS))
+@pytest.mark.parametrize("name", [*ARGUMENTS, *COTANGENTS])
 @orders
 def test_gradients_are_not_numbers_where_those_of_the_steps_are_not(engine, name, odd, order):
     """NaN never becomes a number on the way back, nor a number NaN. With lengths it may, but in the same row only."""

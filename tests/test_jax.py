@@ -12,20 +12,20 @@ STEP = ("x", "h0", "c0", "Wx", "Wh", "b")
 
 
 @pytest.fixture
-def lib(library):
+def jax_lib(library):
     return library("jax")
 
 
 @pytest.fixture
-def step(lib):
+def step(jax_lib):
     """The arguments of a step, and its cotangents."""
     values = random_problem()
     values["x"] = values["x"][:, 0]
-    arrays = given(lib, values)
+    arrays = given(jax_lib, values)
     return [arrays[name] for name in STEP], (arrays["dh_n"], arrays["dc_n"])
 
 
-def test_step_forward_under_jit(lib, step):
+def test_step_forward_under_jit(jax_lib, step):
     import jax
 
     arguments, _ = step
@@ -37,7 +37,7 @@ def test_step_forward_under_jit(lib, step):
     assert_close(compiled[2].f, plain[2].f)
 
 
-def test_step_backward_under_jit(lib, step):
+def test_step_backward_under_jit(jax_lib, step):
     import jax
 
     arguments, cotangents = step
@@ -47,7 +47,7 @@ def test_step_backward_under_jit(lib, step):
         assert_close(result, expected, kind="gradient")
 
 
-def test_both_steps_in_one_jit(lib, step):
+def test_both_steps_in_one_jit(jax_lib, step):
     import jax
 
     def whole(arguments, cotangents):
@@ -58,7 +58,7 @@ def test_both_steps_in_one_jit(lib, step):
         assert_close(result, expected, kind="gradient")
 
 
-def test_step_errors_are_raised_under_jit(lib, step):
+def test_step_errors_are_raised_under_jit(jax_lib, step):
     import jax
 
     arguments, _ = step
@@ -66,7 +66,7 @@ def test_step_errors_are_raised_under_jit(lib, step):
         jax.jit(lstm_step_forward)(*arguments[:5], arguments[5][:-1])
 
 
-def test_jax_grad_of_a_step(lib, step):
+def test_jax_grad_of_a_step(jax_lib, step):
     """jax.grad of the forward function is what the backward function returns."""
     import jax
 
@@ -74,7 +74,7 @@ def test_jax_grad_of_a_step(lib, step):
 
     def loss(*arguments):
         h, c, _ = lstm_step_forward(*arguments)
-        return lib.xp.sum(h * dh) + lib.xp.sum(c * dc)
+        return jax_lib.xp.sum(h * dh) + jax_lib.xp.sum(c * dc)
 
     found = jax.jit(jax.grad(loss, argnums=tuple(range(6))))(*arguments)
     _, _, cache = lstm_step_forward(*arguments)
@@ -83,16 +83,16 @@ def test_jax_grad_of_a_step(lib, step):
 
 
 @pytest.mark.parametrize("order", [ORDERS["forward"], ORDERS["reverse, lengths"]], ids=["forward", "reverse, lengths"])
-def test_jax_grad_of_a_sequence(lib, order):
+def test_jax_grad_of_a_sequence(jax_lib, order):
     import jax
 
     names = ("x", "h0", "Wx", "Wh", "b", "c0")
-    arrays = given(lib, random_problem())
+    arrays = given(jax_lib, random_problem())
 
     def loss(*arguments):
         h, cache = forward(dict(zip(names, arguments, strict=True)), **order)
         results = {"dh": h, "dh_n": cache.h_n, "dc_n": cache.c_n}
-        return sum(lib.xp.sum(arrays[name] * result) for name, result in results.items())
+        return sum(jax_lib.xp.sum(arrays[name] * result) for name, result in results.items())
 
     found = jax.grad(loss, argnums=tuple(range(6)))(*(arrays[name] for name in names))
     _, cache = forward(arrays, **order)
@@ -101,11 +101,11 @@ def test_jax_grad_of_a_sequence(lib, order):
         assert_close(gradient, ours[f"d{name}"], kind="gradient", steps=5, name=f"d{name}")
 
 
-def test_scan_over_the_step(lib):
+def test_scan_over_the_step(jax_lib):
     """The step function inside jax.lax.scan is the sequence."""
     import jax
 
-    arrays = given(lib, random_problem())
+    arrays = given(jax_lib, random_problem())
     h, cache = lstm_forward(*(arrays[name] for name in ("x", "h0", "Wx", "Wh", "b")), c0=arrays["c0"])
 
     def body(state, x):
@@ -118,14 +118,14 @@ def test_scan_over_the_step(lib):
     assert_close(c_n, cache.c_n, steps=5)
 
 
-def test_without_64_bits(lib):
+def test_without_64_bits(jax_lib):
     """JAX as it comes has no float64; the rest works, without a warning."""
     import jax
 
     values = random_problem()
     with jax.enable_x64(False):
-        assert lib.dtypes() == ("float32", "float16", "bfloat16")
-        arrays = given(lib, values, "float32")
+        assert jax_lib.dtypes() == ("float32", "float16", "bfloat16")
+        arrays = given(jax_lib, values, "float32")
         h, cache = forward(arrays, **ORDERS["reverse, lengths"])
         gradients = backward(arrays, cache)
         assert all(np.all(np.isfinite(to_numpy(array))) for array in (h, cache.h_n, *gradients.values()))

@@ -4,8 +4,19 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from problems import ORDERS, OUTPUTS, compare, forward, given, host, orders, random_problem, reference, run
-from problems import same_bits  # fmt: skip
+from problems import (
+    ORDERS,
+    OUTPUTS,
+    compare,
+    forward,
+    given,
+    host,
+    orders,
+    random_problem,
+    reference,
+    run,
+    same_bits,  # fmt: skip
+)
 
 CHUNK = 1 << 10
 STEPS = (128, 1024)
@@ -142,4 +153,3 @@ def test_nbytes_counts_what_is_held(lib, engine):
     assert cache.nbytes == 4 * (4 * 5 * 8 + 4 * 5 * 2 + 2 * 4 * 2)
     _, light = forward(given(lib, random_problem(), "float32"), engine=engine, training=False)
     assert light.nbytes == 4 * 2 * 4 * 2
-

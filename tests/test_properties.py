@@ -8,7 +8,7 @@ from problems import GRADIENTS, OUTPUTS, backward, compare, forward, random_prob
 
 from lstm_xp.testing import assert_close, limit
 
-SIZE = st.integers(1, 6)
+SIZE, STEPS = st.integers(1, 6), st.integers(0, 6)
 searched = settings(
     max_examples=25,
     deadline=None,
@@ -19,7 +19,7 @@ searched = settings(
 
 
 @st.composite
-def problems(draw, rows=st.integers(1, 6), steps=st.integers(0, 6)):
+def problems(draw, rows=SIZE, steps=STEPS):
     """Sizes from the smallest up (T = 0, N = 1, H = 1, D = 1 among them), a direction, perhaps lengths in any order."""
     N, T, D, H = draw(rows), draw(steps), draw(SIZE), draw(SIZE)
     lengths = draw(st.none() | st.lists(st.integers(0, T), min_size=N, max_size=N))
@@ -50,7 +50,7 @@ def test_is_a_loop_of_steps(engine, problem):
 
 
 @searched
-@given(problem=problems(steps=st.integers(1, 6)), cut=st.integers(0, 6))
+@given(problem=problems(steps=SIZE), cut=st.integers(0, 6))
 def test_split_in_time_is_the_whole(engine, problem, cut):
     values, order = problem
     order["lengths"], T = None, values["x"].shape[1]
@@ -106,7 +106,7 @@ def test_reverse_is_forward_between_flips(engine, problem):
 
 
 @searched
-@given(problem=problems(steps=st.integers(1, 6)), junk=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]), data=st.data())
+@given(problem=problems(steps=SIZE), junk=st.sampled_from([np.nan, np.inf, -np.inf, 1e300]), data=st.data())
 def test_what_lies_behind_the_lengths_changes_nothing(engine, problem, junk, data):
     values, order = problem
     N, T, _ = values["x"].shape
@@ -122,7 +122,7 @@ def test_what_lies_behind_the_lengths_changes_nothing(engine, problem, junk, dat
 
 
 @searched
-@given(problem=problems(steps=st.integers(1, 6)), size=st.sampled_from([1.0, 1e3, 1e6]))
+@given(problem=problems(steps=SIZE), size=st.sampled_from([1.0, 1e3, 1e6]))
 def test_states_are_bounded(engine, problem, size):
     """|h| <= 1 and |c| grows by at most 1 per step."""
     values, order = problem
@@ -134,7 +134,7 @@ def test_states_are_bounded(engine, problem, size):
 
 
 @searched
-@given(problem=problems(rows=st.integers(1, 4), steps=st.integers(1, 6)), chunk=st.integers(1, 400))
+@given(problem=problems(rows=st.integers(1, 4), steps=SIZE), chunk=st.integers(1, 400))
 def test_without_training_the_same_bits(engine, problem, chunk):
     values, order = problem
     whole = run(values, engine=engine, training=False, **order)

@@ -151,7 +151,7 @@ def test_keras_masking(lib):
 
 
 def test_keras_masking_backwards(lib):
-    """test_masking: a mask on the left and go_backwards; the steps left, taken from the last, are lengths and reverse."""
+    """test_masking: a mask on the left and go_backwards, which is lengths and reverse of what is not masked."""
     x = np.arange(24.0).reshape(2, 4, 3)
     valid = np.stack([np.roll(x[0], -1, axis=0), np.roll(x[1], -2, axis=0)])
     _, h_n, _ = keras(lib, valid, 2, lengths=[3, 2], reverse=True)

@@ -31,7 +31,7 @@ def torch_lstm(torch, values, lengths=None, reverse=False):
     """torch.nn.LSTM and autograd: outputs and gradients by name, NumPy."""
     from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-    N, T, D = values["x"].shape
+    _, T, D = values["x"].shape
     H = values["h0"].shape[1]
     module = torch.nn.LSTM(D, H, batch_first=True, bidirectional=reverse, dtype=torch.float64)
     suffix = "_l0_reverse" if reverse else "_l0"
