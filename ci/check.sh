@@ -16,18 +16,19 @@ step() { printf '\n=== %s\n' "$*"; }
 main_job=$(readme_command 1)
 tests=$(readme_command 2)
 
-step "the README's tests, in a fresh environment: $tests"
-bash -euc "$tests"
-
-step "the README's main job, shortened: $main_job --steps 40 --out runs/short"
+step "the README's main job in a fresh environment, shortened: $main_job --steps 40 --out runs/short"
 bash -euc "$main_job --steps 40 --out runs/short"
 .venv/bin/lstm-xp sample runs/short --prompt "def " --length 80 --seed 1
 .venv/bin/lstm-xp info
-.venv/bin/lstm-xp check
+
+step "the README's tests in a fresh environment: $tests"
+rm -r .venv
+bash -euc "$tests"
 
 step "the same tests with every array library required"
 python3 -m venv --without-pip .venv-libraries
 python3 -m pip --python .venv-libraries install -q -e '.[test]' -r ci/libraries.txt
+.venv-libraries/bin/lstm-xp check
 .venv-libraries/bin/python -m pytest -q $(sed -n 's/^# require: //p' ci/libraries.txt)
 
 step "lint and format"

@@ -4,6 +4,8 @@
 `engine`   the name of an engine: with `lib`, each of that library's; alone, each of NumPy's
 `library`  a function that opens one library by name, for tests that need that very one
 
+A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new.
+
 What is not installed is skipped, in the open; `--require=torch --require=jax` makes it a failure.
 """
 
@@ -29,6 +31,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "without(*libraries): do not run with these libraries")
     unknown = _required(config) - set(LIBRARIES)
     if unknown:
         raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is not one of {', '.join(LIBRARIES)}")
@@ -44,11 +47,13 @@ def pytest_configure(config):
 
 def pytest_generate_tests(metafunc):
     names = metafunc.fixturenames
+    without = metafunc.definition.get_closest_marker("without")
+    libraries = [lib for lib in (*LIBRARIES, READONLY) if not (without and lib in without.args)]
     if "lib" in names and "engine" in names:
-        pairs = [(lib, engine) for lib in (*LIBRARIES, READONLY) for engine in engine_names(lib)]
+        pairs = [(lib, engine) for lib in libraries for engine in engine_names(lib)]
         metafunc.parametrize(("lib", "engine"), pairs, indirect=True)
     elif "lib" in names:
-        metafunc.parametrize("lib", (*LIBRARIES, READONLY), indirect=True)
+        metafunc.parametrize("lib", libraries, indirect=True)
     elif "engine" in names:
         metafunc.parametrize("engine", engines.candidates("numpy"), indirect=True)
 

@@ -27,7 +27,6 @@ from problems import (  # fmt: skip
 
 from lstm_xp.testing import check_gradients
 
-
 ALL = tuple(ORDERS.values())
 
 

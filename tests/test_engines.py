@@ -125,6 +125,7 @@ def test_only_what_is_kept_differs(lib, engine, dtype):
     assert same_bits(results["c"][-1], results["c_n"])
 
 
+@pytest.mark.without("dask")
 @dtypes
 def test_repeated_calls_give_the_same_bits_and_share_nothing(lib, engine, dtype):
     sizes = (5, 4, 2)
@@ -191,13 +192,12 @@ def test_any_strides(engine, layout):
         assert_close(gradient, expected[name], kind="gradient", steps=5, name=name)
 
 
+@pytest.mark.without("dask")
 @dtypes
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_goes_through(lib, engine, dtype, odd):
     """As in the reference: every NaN of it is a NaN here, every infinity the same one."""
     skip_unless_it_runs(engine, lib, dtype, (5, 4, 2))
-    if lib.name == "dask" and (dtype, odd) != ("float64", np.inf):
-        pytest.skip("dask: one dtype and one value are enough")
     for name, place in {"a": (1, 2, 3), "h0": (2, 1), "c0": (2, 0), "dh": (3, 2, 1), "dc_n": (2, 1)}.items():
         values = engine_problem(5, 4, 2)
         values[name][place] = odd

@@ -1,4 +1,4 @@
-"""Values that others published, with the tolerance they published them with, on every library.
+"""Values that others published, with the tolerance they published them with.
 
 Each entry names its source. Gate orders and layouts are converted here, by hand, to columns i, f, o, g.
 """
@@ -24,6 +24,10 @@ def assert_published(source, actual, expected):
     expected = np.asarray(expected).reshape(actual.shape)
     excess = np.max(np.abs(actual - expected) - (absolute + relative * np.abs(expected)))
     assert excess <= 0, f"{source}: {excess:.1e} beyond the published tolerance"
+
+
+# JAX compiles for every size, Dask builds graphs: they have the CS231n values, and those of asymmetric weights.
+few = pytest.mark.without("jax", "dask")
 
 
 def linspace(start, stop, *shape):
@@ -78,6 +82,7 @@ def test_cs231n_sequence(lib, engine):
     assert_published("cs231n sequence", h, expected)
 
 
+@few
 def test_pytorch_cpp(lib):
     """PyTorch, test/cpp/api/rnn.cpp, CheckOutputValuesMatchPyTorch: every parameter is i / size. Rows i, f, g, o."""
     order = [0, 1, 2, 3, 6, 7, 4, 5]
@@ -110,6 +115,7 @@ KERAS = {  # what differs from the layer above -> one value per row (the units a
 }
 
 
+@few
 @pytest.mark.parametrize("case", KERAS)
 def test_keras_correctness(lib, case):
     """Keras, lstm_test.py, test_correctness."""
@@ -118,6 +124,7 @@ def test_keras_correctness(lib, case):
     assert_published("keras", h_n, np.repeat(expected, 3))
 
 
+@few
 def test_keras_stateful(lib):
     """test_statefulness: the second call goes on from the state of the first."""
     x = np.arange(24.0).reshape(2, 3, 4)
@@ -126,6 +133,7 @@ def test_keras_stateful(lib):
     assert_published("keras", h_n, np.repeat([0.3124785, 0.6863672], 4))
 
 
+@few
 @pytest.mark.parametrize(
     ("reverse", "expected"),
     [
@@ -141,6 +149,7 @@ def test_keras_initial_state(lib, reverse, expected):
     assert_published("keras", h_n, expected)
 
 
+@few
 def test_keras_masking(lib):
     """test_masking: masks on the right, outputs behind them zero (zero_output_for_mask)."""
     x = np.arange(24.0).reshape(2, 4, 3)
@@ -150,6 +159,7 @@ def test_keras_masking(lib):
     assert_published("keras", h_n, np.repeat([0.11755939, 0.28556206], 2))
 
 
+@few
 def test_keras_masking_backwards(lib):
     """test_masking: a mask on the left and go_backwards, which is lengths and reverse of what is not masked."""
     x = np.arange(24.0).reshape(2, 4, 3)
@@ -164,6 +174,7 @@ ONNX = {  # x (one step, ONNX node tests), units, bias -> one value per row
 }
 
 
+@few
 @pytest.mark.parametrize("case", ONNX)
 def test_onnx_node_tests(lib, case):
     """ONNX, backend/test/case/node/lstm.py: weights of 0.1, zero states, one step."""
@@ -221,6 +232,7 @@ ORT_SIMPLE = {  # options -> Y (T, N, H), Y_h, Y_c
 }
 
 
+@few
 @pytest.mark.parametrize("case", ORT_SIMPLE)
 def test_onnxruntime_simple_weights(lib, case):
     options, expected, expected_h, expected_c = ORT_SIMPLE[case]
@@ -231,6 +243,7 @@ def test_onnxruntime_simple_weights(lib, case):
     assert_published("onnxruntime", c_n, expected_c)
 
 
+@few
 def test_onnxruntime_one_row_two_steps(lib):
     """BatchParallelFalseSeqLengthGreaterThanOne."""
     Wx = from_onnx([0.1, 0.2, 0.3, 0.4, 1, 2, 3, 4], 2)
@@ -326,6 +339,8 @@ ORT = {  # x (N, T, D), options -> Y (T, N, H), Y_h, Y_c
 @pytest.mark.parametrize("case", ORT)
 def test_onnxruntime_asymmetric_weights(lib, case):
     """Weights that differ from gate to gate: the order of the gates is tested."""
+    if lib.name in ("jax", "dask") and case != "LSTMZeroSeqInMiddle, reverse":
+        pytest.skip(f"{lib.name}: one case")
     x, options, expected, expected_h, expected_c = ORT[case]
     options = dict(options)
     h0 = options.pop("h0", None)

@@ -299,7 +299,7 @@ def test_an_unreadable_file(command, text, tmp_path, monkeypatch):
     refused(command("train", text, "--out", tmp_path / "run"), "cannot be read (Permission denied)", "permissions")
 
 
-@pytest.mark.parametrize("flag", ["hidden", "layers", "embedding", "batch", "length", "steps"])
+@pytest.mark.parametrize("flag", ["hidden", "layers", "embedding", "batch", "length", "steps", "threads"])
 @pytest.mark.parametrize("value", ["0", "-3", "1.5", "nan", "many", ""])
 def test_counts_that_are_none(command, text, tmp_path, flag, value):
     result = command("train", text, f"--{flag}={value}", "--out", tmp_path / "run")

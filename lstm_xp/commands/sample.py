@@ -32,10 +32,11 @@ def add_arguments(parser):
 
 def run(args):
     """Run the command; the exit status."""
-    require("safetensors")
+    require("safetensors", "threadpoolctl")
     import numpy as np
 
     from lstm_xp.training.checkpoints import load_model
+    from lstm_xp.training.devices import blas_threads
     from lstm_xp.training.errors import UserError
     from lstm_xp.training.runs import MODEL
     from lstm_xp.training.sampling import sample_bytes
@@ -49,7 +50,8 @@ def run(args):
     prompt = os.fsencode(args.prompt)
     rng = np.random.default_rng(args.seed)
     stream = sample_bytes(parameters, prompt, args.length, temperature=args.temperature, rng=rng)
-    write_text(prompt, stream, sys.stdout)
+    with blas_threads(1):
+        write_text(prompt, stream, sys.stdout)
     return 0
 
 

@@ -70,6 +70,10 @@ def add_arguments(parser):
     flag(training, "clip", "longest gradient, by its norm over all parameters", type=values.positive, metavar="NORM")
     flag(training, "seed", "of the initial weights", type=values.seed)
     flag(training, "device", "cuda needs CuPy; auto takes cuda where a GPU answers", choices=DEVICES)
+    flag(
+        training, "threads", "threads of NumPy's matrix products; more pay for large models, on a machine with nothing "
+        "else to do", type=values.count,
+    )  # fmt: skip
 
     run = parser.add_argument_group("the run")
     run.add_argument(
@@ -85,8 +89,8 @@ def add_arguments(parser):
 
 def run(args):
     """Run the command; the exit status."""
-    require("rich", "matplotlib", "safetensors")
-    from lstm_xp.training.devices import namespace_of
+    require("rich", "matplotlib", "safetensors", "threadpoolctl")
+    from lstm_xp.training.devices import blas_threads, namespace_of
     from lstm_xp.training.progress import say
     from lstm_xp.training.runs import Run, check_free, reopen
     from lstm_xp.training.texts import read_texts
@@ -109,7 +113,8 @@ def run(args):
         )
     xp, device = namespace_of(settings.device)
     settings = replace(settings, device=device)
-    return _train(Run(args.out, settings, files, texts), settings, texts, saved, xp)
+    with blas_threads(settings.threads):
+        return _train(Run(args.out, settings, files, texts), settings, texts, saved, xp)
 
 
 def _new(explicit):

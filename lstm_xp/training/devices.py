@@ -21,6 +21,15 @@ def namespace_of(device):
     return importlib.import_module("array_api_compat.numpy"), "cpu"
 
 
+def blas_threads(count):
+    """A context in which NumPy's BLAS works with so many threads.
+
+    At the sizes of one time step a second thread gains little, and while another program keeps a core busy, threads
+    that wait for each other in every product are ten times slower. A fixed number also keeps the last bits the same.
+    """
+    return importlib.import_module("threadpoolctl").threadpool_limits(count, user_api="blas")
+
+
 def _cuda_problem():
     """Why nothing can be computed on a GPU, and what to do; "" where it can."""
     try:

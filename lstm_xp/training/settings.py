@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 DEVICES, DTYPES, OPTIMIZER_NAMES = ("auto", "cpu", "cuda"), ("float32", "float64"), ("adam", "sgd")
-DEFAULT_STEPS = 2200
+DEFAULT_STEPS = 1800
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Settings:
     seed: int = 0
     dtype: str = "float32"
     device: str = "auto"
+    threads: int = 1
     steps: int | None = None
     minutes: float | None = None
 

@@ -1,0 +1,290 @@
+"""Planted bugs: each must be caught by the checks that the other tests use (proofs.py).
+
+A mutant is a copy of the package with pieces of its source replaced. The table of which check catches which mutant:
+
+    python tests/test_mutation.py
+"""
+
+import importlib
+import shutil
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import proofs
+import pytest
+
+import lstm_xp
+from lstm_xp.libraries import open_library
+
+CHECKS = {
+    "goldens": proofs.goldens,
+    "loop of steps": proofs.steps_in_a_loop,
+    "derivatives": proofs.derivatives,
+    "step derivatives": lambda package, lib, engine: proofs.step_derivatives(package, lib),
+    "nothing modified": proofs.nothing_modified,
+    "padding unseen": proofs.padding_unseen,
+    "empty rows": proofs.empty_rows,
+    "NaN stays": proofs.not_a_number_stays,
+    "split in time": proofs.split_in_time,
+    "chunks": proofs.chunks_are_seamless,
+}
+
+FUSED, ANY, BOTH = ("numpy_fused",), ("array_api",), ("numpy_fused", "array_api")
+CELL, SEQUENCE, TIMELINE = "cell.py", "sequence.py", "timeline.py"
+FUSED_FILE, ANY_FILE = "engines/numpy_fused.py", "engines/array_api.py"
+
+# What is planted -> the engines it shows with, a check that must catch it, and (file, what stands there, what instead).
+MUTANTS = {
+    "gates i and o swapped, in forward and backward alike": (
+        ANY,
+        "goldens",
+        (CELL, "a_i, a_f, a_o, a_g = split(a)", "a_o, a_f, a_i, a_g = split(a)"),
+        (CELL, "xp.concat([da_i, da_f, da_o, da_g]", "xp.concat([da_o, da_f, da_i, da_g]"),
+    ),
+    "gates f and o swapped, forward": (
+        ANY,
+        "goldens",
+        (CELL, "a_i, a_f, a_o, a_g = split(a)", "a_i, a_o, a_f, a_g = split(a)"),
+    ),
+    "gates i and f swapped, backward": (
+        ANY,
+        "derivatives",
+        (CELL, "xp.concat([da_i, da_f, da_o, da_g]", "xp.concat([da_f, da_i, da_o, da_g]"),
+    ),
+    "gates i and f swapped (fused)": (
+        FUSED,
+        "goldens",
+        (FUSED_FILE, "np.multiply(f, prev_c, out=next_c)", "np.multiply(i, prev_c, out=next_c)"),
+        (FUSED_FILE, "np.multiply(i, g, out=u)", "np.multiply(f, g, out=u)"),
+    ),
+    "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
+    "carry of dprev_c lost (fused)": (
+        FUSED,
+        "derivatives",
+        (FUSED_FILE, "np.multiply(dc_t, f, out=dc_t)", "np.multiply(dc_t, 0, out=dc_t)"),
+    ),
+    "carry of dprev_h lost": (
+        ANY,
+        "derivatives",
+        (ANY_FILE, "dh_t = xp.matmul(da, weights.T)", "dh_t = 0 * xp.matmul(da, weights.T)"),
+    ),
+    "carry of dprev_h lost (fused)": (
+        FUSED,
+        "derivatives",
+        (FUSED_FILE, "np.dot(da_t, weights, out=dh_t)", "np.multiply(dh_t, 0, out=dh_t)"),
+    ),
+    "dc of the step itself lost in dprev_c": (ANY, "derivatives", (CELL, "axis=-1), dc * f", "axis=-1), dc")),
+    "next_h for prev_h in dWh": (BOTH, "derivatives", (SEQUENCE, "wide(h[:-1, ...])", "wide(h[1:, ...])")),
+    "next_h for prev_h in dWh of a step": (
+        ANY,
+        "step derivatives",
+        (CELL, "dWh=xp.matmul(wide(prev_h).T, da)", "dWh=xp.matmul((o * xp.tanh(c)).T, da)"),
+    ),
+    "h0 forgotten in dWh": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "dWh = xp.matmul(wide(h0).T, da[0, ...])", "dWh = 0 * xp.matmul(wide(h0).T, da[0, ...])"),
+    ),
+    "dh0 is dh_n": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "timeline.where_empty(through_h, dh0)", "timeline.where_empty(through_h, through_h)"),
+    ),
+    "dh0 and dc0 swapped": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "da, dh0, dc0 = engines.load", "da, dc0, dh0 = engines.load"),
+    ),
+    "c0 forgotten in da_f": (ANY, "derivatives", (ANY_FILE, "c[t - 1, ...] if t > 0 else c0", "c[t - 1, ...]")),
+    "c0 forgotten in da_f (fused)": (
+        FUSED,
+        "derivatives",
+        (FUSED_FILE, "c[start - 1] if start > 0 else c0", "c[start - 1]"),
+    ),
+    "dh_n written to": (FUSED, "nothing modified", (FUSED_FILE, 'dh_n.astype(dtype, order="C")', "dh_n")),
+    "cache written to by backward": (FUSED, "nothing modified", (FUSED_FILE, "np.multiply(g, g, out=da_g)", "g *= g")),
+    "x written to": (
+        BOTH,
+        "nothing modified",
+        (SEQUENCE, "chosen = engines.choose(engine, problem)", "chosen = engines.choose(engine, problem); x *= 2"),
+    ),
+    "h in a buffer that the next call writes to": (
+        FUSED,
+        "nothing modified",
+        (
+            FUSED_FILE,
+            "h = np.empty((T, N, H), h0.dtype)",
+            "h = KEPT.setdefault(a.shape, np.empty((T, N, H), h0.dtype))",
+        ),
+        (FUSED_FILE, 'name = "numpy_fused"', 'name, KEPT = "numpy_fused", {}'),
+    ),
+    "padding of x and dh leaks in": (
+        BOTH,
+        "padding unseen",
+        (TIMELINE, "return self.zero_padding(v, start)", "return v"),
+    ),
+    "padding takes part in the recurrence": (
+        BOTH,
+        "loop of steps",
+        (SEQUENCE, "return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))", "return a"),
+    ),
+    "forget gate open behind the lengths": (
+        BOTH,
+        "loop of steps",
+        (SEQUENCE, "(-big, big, -big, 0.0)", "(-big, -big, -big, 0.0)"),
+    ),
+    "dh_n enters at the last step, whatever the length": (
+        BOTH,
+        "derivatives",
+        (TIMELINE, "== self.lengths[None, :, None] - 1", "== self.T - 1"),
+    ),
+    "final h taken at the last step, whatever the length": (
+        BOTH,
+        "goldens",
+        (TIMELINE, "place = self.lengths - 1 - start", "place = 0 * self.lengths + self.T - 1 - start"),
+    ),
+    "states of empty rows forgotten": (
+        BOTH,
+        "empty rows",
+        (TIMELINE, "(self.lengths == 0)[:, None]", "(self.lengths < 0)[:, None]"),
+    ),
+    "h of a reversed sequence left reversed": (
+        BOTH,
+        "goldens",
+        (TIMELINE, "v = self.xp.flip(v, axis=0)\n        return", "pass\n        return"),
+    ),
+    "lengths ignored in a reversal": (
+        BOTH,
+        "goldens",
+        (TIMELINE, "self.lengths[None, :] - 1 - time, time)", "self.T - 1 - time, time)"),
+    ),
+    "sign of da_f": (ANY, "derivatives", (CELL, "da_f = dc * prev_c", "da_f = -dc * prev_c")),
+    "1 - g^2 lost": (ANY, "derivatives", (CELL, "da_g = dc * i * (1 - g * g)", "da_g = dc * i")),
+    "1 - g^2 lost (fused)": (FUSED, "derivatives", (FUSED_FILE, "np.subtract(1, da_g, out=da_g)", "da_g[...] = 1")),
+    "tanh for tanh^2": (ANY, "derivatives", (CELL, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)")),
+    "dh forgotten in dc": (ANY, "derivatives", (CELL, "dc = dc + dh * o", "dc = dc + 0 * dh * o")),
+    "db misses a step": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "db = xp.sum(flat, axis=0)", "db = xp.sum(_rows(da[1:, ...], xp), axis=0)"),
+    ),
+    "dWx misses a step": (
+        BOTH,
+        "derivatives",
+        (
+            SEQUENCE,
+            "dWx = xp.matmul(_rows(wide(timeline.steps(x)), xp).T, flat)",
+            "dWx = xp.matmul(_rows(wide(timeline.steps(x))[1:, ...], xp).T, _rows(da[1:, ...], xp))",
+        ),
+    ),
+    "dc_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, dh_n, None")),
+    "dh_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, None, dc_n")),
+    "dc_n ignored with lengths": (BOTH, "derivatives", (SEQUENCE, "return dh, None, dc_n", "return dh, None, None")),
+    "dx off by a thousandth": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "wide(Wx).T)), (T, N, D)", "wide(Wx * 1.001).T)), (T, N, D)"),
+    ),
+    "bias added twice": (BOTH, "goldens", (SEQUENCE, "a += wide(b)", "a += 2 * wide(b)")),
+    "NaN becomes a number": (
+        ANY,
+        "NaN stays",
+        (CELL, "c = f * prev_c + i * g", "c = xp.where(prev_c == prev_c, f * prev_c + i * g, i * g)"),
+    ),
+    "NaN becomes a number (fused)": (
+        FUSED,
+        "NaN stays",
+        (FUSED_FILE, "np.tanh(z, out=z)", "np.tanh(np.nan_to_num(z), out=z)"),
+    ),
+    "state not handed from chunk to chunk": (
+        BOTH,
+        "chunks",
+        (SEQUENCE, "h, c = part[-1, ...], last_c", "h, c = part[0, ...], last_c"),
+    ),
+    "chunks of a reversed sequence in the wrong place": (
+        BOTH,
+        "chunks",
+        (TIMELINE, "out[self.T - stop : self.T - start, ...] = self.xp.flip(v, axis=0)", "out[start:stop, ...] = v"),
+    ),
+    "final state of a split sequence is that before the last step": (
+        BOTH,
+        "split in time",
+        (TIMELINE, "return v[-1, ...]", "return v[max(0, v.shape[0] - 2), ...]"),
+    ),
+}
+CASES = [(name, engine) for name, (engines, *_) in MUTANTS.items() for engine in engines]
+
+
+def plant(name, folder):
+    """A copy of the package with the named bug, imported under a name of its own."""
+    _, _, *changes = MUTANTS[name]
+    package = f"lstm_xp_mutant_{list(MUTANTS).index(name)}"
+    shutil.copytree(Path(lstm_xp.__file__).parent, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for file, old, new in changes:
+        path = folder / package / file
+        source = path.read_text(encoding="utf-8")
+        assert old in source, f"{file} has no {old!r}"
+        path.write_text(source.replace(old, new), encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(package)
+        for part in (*ENGINE_MODULES, "sequence"):
+            importlib.import_module(f"{package}.{part}")
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+ENGINE_MODULES = ("engines.array_api", "engines.numpy_fused")
+
+
+def forget(package):
+    for name in [name for name in sys.modules if name.partition(".")[0] == package.__name__]:
+        del sys.modules[name]
+
+
+def caught_by(package, engine, checks=tuple(CHECKS)):
+    """The names of the checks that fail."""
+    lib, names = open_library("numpy"), []
+    for name in checks:
+        try:
+            CHECKS[name](package, lib, engine)
+        except Exception:
+            names.append(name)
+    return names
+
+
+def test_the_package_itself_passes_every_check(engine):
+    assert caught_by(lstm_xp, engine) == []
+
+
+@pytest.mark.parametrize(("name", "on"), CASES, ids=[f"{name}-{engine}" for name, engine in CASES])
+def test_mutant_is_caught(name, on, tmp_path):
+    _, check, *_ = MUTANTS[name]
+    package = plant(name, tmp_path)
+    try:
+        with pytest.raises((AssertionError, RuntimeWarning)):
+            CHECKS[check](package, open_library("numpy"), on)
+    finally:
+        forget(package)
+
+
+def test_every_check_catches_something():
+    assert {check for _, check, *_ in MUTANTS.values()} == set(CHECKS)
+
+
+def table():
+    warnings.simplefilter("error")
+    width = max(map(len, MUTANTS))
+    for name, engine in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            package = plant(name, Path(folder))
+            found = caught_by(package, engine)
+            forget(package)
+        print(f"{name:{width}}  {engine:11}  {', '.join(found) or 'NOT CAUGHT'}", flush=True)
+
+
+if __name__ == "__main__":
+    table()
