@@ -2,7 +2,8 @@
 
 from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forward
 from .checks import EngineError
-from .sequence import SequenceCache, SequenceGradients, explain, lstm_backward, lstm_forward
+from .records import SequenceCache, SequenceGradients
+from .sequence import explain, lstm_backward, lstm_forward
 
 __version__ = "0.1.0"
 

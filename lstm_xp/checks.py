@@ -100,7 +100,9 @@ def one_library(function, arrays):
     """Check that the named arrays share one library, one floating dtype and one device; return xp and that dtype."""
     arrays = {name: array for name, array in arrays.items() if array is not None}
     first = next(iter(arrays.values()))
-    types = {type(array): name for name, array in arrays.items()}
+    types = {}
+    for name, array in arrays.items():
+        types.setdefault(type(array), name)
     for kind, name in types.items():
         # Matrices and masked arrays are ndarrays whose operators mean something else.
         foreign = any(base.__name__ in ("matrix", "MaskedArray") for base in kind.__mro__)
@@ -119,6 +121,8 @@ def one_library(function, arrays):
             )
     if any(array.dtype != first.dtype for array in arrays.values()):
         dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
+        if len(set(dtypes.values())) == 1:  # they differ in the order of bytes
+            dtypes = {name: getattr(array.dtype, "str", dtypes[name]) for name, array in arrays.items()}
         raise TypeError(
             f"{function}: all arrays must share one dtype; got {_listed(dtypes)}. "
             f"Convert with astype: nothing is cast by itself."
@@ -228,7 +232,8 @@ def sequence_lengths(function, lengths, x, xp):
     if not namespace(values).isdtype(values.dtype, "integral"):
         raise TypeError(f"{function}: lengths must be integers; got {dtype_name(values.dtype)}.")
     if not hosted:
-        return xp.clip(values, 0, T)
+        # Counting places in the batch takes more than a narrow integer holds.
+        return xp.clip(xp.astype(values, xp.arange(1).dtype), 0, T)
     wrong = np.flatnonzero((values < 0) | (values > T))
     if wrong.size:
         raise ValueError(

@@ -10,84 +10,16 @@ step lies behind a row's length, its pre-activations are set so that the gates s
 state is then carried unchanged, h is 0, and every gradient of a pre-activation is exactly 0.
 """
 
-import math
-from collections import namedtuple
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from . import checks, engines
-from .cell import split
 from .checks import Array
+from .records import SequenceCache, SequenceGradients
 from .timeline import Timeline
 
 # Without training, so many pre-activations are held at a time.
 CHUNK = 1 << 21
-
-
-class SequenceCache(NamedTuple):
-    """What `lstm_backward` needs, and the final state. Shapes as in `lstm_forward`.
-
-    The arrays x, h0, c0, Wx, Wh and h are the caller's own (h: the returned one): do not modify them before the
-    backward pass. `gates` (N, T, 4H) and `c` (N, T, H) are in the order of processing (for ``reverse=True``, last step
-    first); the properties i, f, o, g give each gate in the caller's order of time.
-    """
-
-    x: Array | None
-    h0: Array | None
-    c0: Array | None
-    Wx: Array | None
-    Wh: Array | None
-    h: Array | None
-    c: Array | None
-    gates: Array | None
-    h_n: Array
-    c_n: Array
-    lengths: Array | None
-    reverse: bool
-    precision: str
-    engine: Any
-
-    @property
-    def i(self):
-        """Input gate (N, T, H), zeros behind the lengths."""
-        return self._gate(0)
-
-    @property
-    def f(self):
-        """Forget gate (N, T, H), zeros behind the lengths."""
-        return self._gate(1)
-
-    @property
-    def o(self):
-        """Output gate (N, T, H), zeros behind the lengths."""
-        return self._gate(2)
-
-    @property
-    def g(self):
-        """Candidate (N, T, H), zeros behind the lengths."""
-        return self._gate(3)
-
-    @property
-    def nbytes(self):
-        """Bytes held beside the caller's arrays and the returned h: gates, c and the final state."""
-        held = [array for array in (self.gates, self.c, self.h_n, self.c_n) if array is not None]
-        return sum(math.prod(array.shape) * checks.itemsize(array.dtype) for array in held)
-
-    def _gate(self, block):
-        if self.gates is None:
-            raise ValueError("the gates were not kept: call lstm_forward with training=True.")
-        xp = checks.namespace(self.gates)
-        gate = split(xp.permute_dims(self.gates, (1, 0, 2)))[block]
-        return Timeline.of(self.gates, self.lengths, self.reverse, xp).restore(gate)
-
-
-class SequenceGradients(namedtuple("SequenceGradients", "dx dh0 dWx dWh db")):
-    """The tuple (dx, dh0, dWx, dWh, db), also by these names, and the attribute dc0."""
-
-    def __new__(cls, dx, dh0, dWx, dWh, db, dc0=None):
-        self = super().__new__(cls, dx, dh0, dWx, dWh, db)
-        self.dc0 = dc0
-        return self
 
 
 def lstm_forward(

@@ -229,9 +229,12 @@ def check_gradients(
     gradients = backward(cotangents, cache)
     host = [to_numpy(cotangent) for cotangent in cotangents]
 
+    # A complex step needs every argument complex: functions on arrays want one dtype.
+    base = {k: xp.astype(v, xp.complex128) for k, v in arguments.items()} if method == "complex" else arguments
+
     def derivative(name, direction):
         def moved(step):
-            results, _ = forward(**{**arguments, name: arguments[name] + step * direction})
+            results, _ = forward(**{**base, name: base[name] + step * direction})
             return sum(np.sum(u * to_numpy(result)) for u, result in zip(host, results, strict=True))
 
         if method == "complex":

@@ -29,11 +29,14 @@ class Timeline(NamedTuple):
         """Steps start..stop of v (N, T, K) in the order of processing: (stop - start, N, K), padding zeroed."""
         xp, stop = self.xp, self.T if stop is None else stop
         if self.reverse and self.lengths is not None:
-            rows = self._row() * self.T + self._place(start, stop)
-            v = self._take(xp.reshape(v, (self.N * self.T, v.shape[2])), rows)
+            place = self._place(start, stop)
+            if stop - start == self.T:
+                v = self._take(xp.reshape(v, (self.N * self.T, v.shape[2])), self._row() * self.T + place)
+            else:  # only libraries that index like NumPy ask for some of the steps: nothing else of v is copied
+                v = v[self._row()[None, :], place, :]
         else:
             v = xp.permute_dims(v, (1, 0, 2))
-            v = xp.flip(v, axis=0)[start:stop, ...] if self.reverse else v[start:stop, ...]
+            v = xp.flip(v[self.T - stop : self.T - start, ...], axis=0) if self.reverse else v[start:stop, ...]
         return self.zero_padding(v, start)
 
     def restore(self, v):

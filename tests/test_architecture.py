@@ -25,6 +25,7 @@ ORDER = (
     "checks",
     "cell",
     "timeline",
+    "records",
     "engines",
     "sequence",
     "libraries",
