@@ -31,7 +31,7 @@ class EngineError(ValueError):
 class Problem(NamedTuple):
     """What an engine may ask before it runs: the library, dtype and sizes of one call."""
 
-    library: str
+    array_library: str
     dtype: str
     device: Any
     N: int
@@ -48,7 +48,7 @@ def namespace(array):
     return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
-def library(xp):
+def array_library(xp):
     """A namespace's library by its short name: numpy, cupy, torch, jax, dask, array_api_strict, ..."""
     return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
 
@@ -112,12 +112,12 @@ def one_library(function, arrays):
                 f"Convert it first, for example with numpy.asarray({name})."
             )
     if len(types) > 1:
-        libraries = {name: library(namespace(array)) for name, array in arrays.items()}
-        odd = next((name for name in libraries if libraries[name] != library(namespace(first))), None)
+        libraries = {name: array_library(namespace(array)) for name, array in arrays.items()}
+        odd = next((name for name in libraries if libraries[name] != array_library(namespace(first))), None)
         if odd:
             raise TypeError(
                 f"{function}: all arrays must come from one library; got {_listed(libraries)}. "
-                f"Convert {odd} to {library(namespace(first))}: nothing is moved between libraries by itself."
+                f"Convert {odd} to {array_library(namespace(first))}: nothing is moved between libraries by itself."
             )
     if any(array.dtype != first.dtype for array in arrays.values()):
         dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
@@ -203,7 +203,7 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     precision = precision or "ieee"
     if precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
-    return xp, Problem(library(xp), dtype_name(x.dtype), device, N, T, D, H, bool(training), precision)
+    return xp, Problem(array_library(xp), dtype_name(x.dtype), device, N, T, D, H, bool(training), precision)
 
 
 def sequence_lengths(function, lengths, x, xp):
@@ -221,10 +221,10 @@ def sequence_lengths(function, lengths, x, xp):
             values = values.astype(np.int64)
     else:
         values = lengths
-        if library(namespace(values)) != library(xp):
+        if array_library(namespace(values)) != array_library(xp):
             raise TypeError(
-                f"{function}: lengths must be host integers or come from the library of x ({library(xp)}); "
-                f"got {library(namespace(values))}."
+                f"{function}: lengths must be host integers or come from the library of x ({array_library(xp)}); "
+                f"got {array_library(namespace(values))}."
             )
     if tuple(values.shape) != (N,):
         raise ValueError(f"{function}: lengths must have shape (N,) = {(N,)} for x {(N, T, x.shape[2])}; "

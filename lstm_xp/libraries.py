@@ -36,7 +36,7 @@ class Library(NamedTuple):
     @property
     def place(self):
         """The device in short: cpu, cuda:0, device1."""
-        if checks.library(self.xp) == "cupy":
+        if checks.array_library(self.xp) == "cupy":
             return f"cuda:{self.device.id}"
         return re.findall(r"[\w:]+", str(self.device or "cpu"))[-1]
 
@@ -47,7 +47,7 @@ class Library(NamedTuple):
         if dtype == "bfloat16":
             return self.xp.astype(self.asarray(array, "float32"), self.xp.bfloat16)
         array = array.astype(dtype)
-        if checks.library(self.xp) == "dask":
+        if checks.array_library(self.xp) == "dask":
             return self.xp.asarray(array)
         return self.xp.asarray(array, device=self.device)
 
@@ -93,7 +93,7 @@ def to_numpy(array):
     xp = checks.namespace(array)
     if checks.dtype_name(array.dtype) == "bfloat16":
         array = xp.astype(array, xp.float32)
-    root = checks.library(xp)
+    root = checks.array_library(xp)
     if root == "torch":
         return array.detach().cpu().numpy()
     if root == "cupy":

@@ -145,7 +145,7 @@ def lstm_forward(
         h, c, gates = (xp.zeros((T, N, K), dtype=dtype, device=timeline.device)
                        for K, dtype in ((H, h.dtype), (H, c.dtype), (4 * H, c.dtype)))  # fmt: skip
         h = timeline.restore(h)
-    elif training or problem.library not in engines.ASSIGNABLE:
+    elif training or problem.array_library not in engines.ASSIGNABLE:
         h, last_c, c, gates = advance(0, T, h, c)
         h_n = timeline.last(h, h_n)
         c_n = last_c if lengths is None else timeline.last(c, c_n)

@@ -132,7 +132,7 @@ def assert_close(
     """
     like = expected if like is None else like
     for what, of in (
-        ("library", lambda v: checks.library(checks.namespace(v))),
+        ("library", lambda v: checks.array_library(checks.namespace(v))),
         ("dtype", lambda v: checks.dtype_name(v.dtype)),
         ("device", lambda v: str(array_api_compat.device(v))),
     ):
@@ -273,6 +273,6 @@ def check_gradients(
 def _random_like(array, rng, xp, unit=False):
     values = rng.standard_normal(tuple(array.shape))
     values = values / np.linalg.norm(values) if unit else values
-    if checks.library(xp) == "dask":
+    if checks.array_library(xp) == "dask":
         return xp.asarray(values)
     return xp.asarray(values, device=array_api_compat.device(array))

@@ -52,9 +52,11 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--library",
+        dest="array_library",
+        metavar="LIBRARY",
         action="append",
         choices=tuple(libraries.LIBRARIES),
-        help="check this array library only; may be given several times (default: all that are found)",
+        help="check this array library only: %(choices)s; may be given several times (default: all that are found)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random problems (default: %(default)s)")
 
@@ -62,7 +64,7 @@ def add_arguments(parser):
 def run(args):
     # In a process of its own, JAX can be given float64, which it leaves out by default.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
-    names = args.library or [name for name in libraries.LIBRARIES if _on(name, args.device)]
+    names = args.array_library or [name for name in libraries.LIBRARIES if _on(name, args.device)]
     print(f"{'library':18}{'device':14}{'engine':14}{'dtype':10}{'forward':>9}{'gradients':>11}{'differences':>13}")
     checked, failures, missing = 0, [], []
     for name in names:
@@ -71,7 +73,7 @@ def run(args):
         except libraries.Missing as reason:
             missing.append(f"not checked: {name}, {reason}")
             continue
-        for engine in engines.candidates(checks.library(library.xp)):
+        for engine in engines.candidates(checks.array_library(library.xp)):
             for dtype in library.dtypes():
                 try:
                     line = _check(library, engine, dtype, args.seed)

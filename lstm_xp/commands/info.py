@@ -41,13 +41,13 @@ def _library(name):
     except libraries.Missing as reason:
         return str(reason)
     # The wrapped namespaces of array-api-compat pass the version of what they wrap on.
-    found = getattr(library.xp, "__version__", None) or _version(checks.library(library.xp).replace("_", "-"))
-    usable = ", ".join(engines.candidates(checks.library(library.xp)))
+    found = getattr(library.xp, "__version__", None) or _version(checks.array_library(library.xp).replace("_", "-"))
+    usable = ", ".join(engines.candidates(checks.array_library(library.xp)))
     return f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}"
 
 
 def _device(library):
-    if checks.library(library.xp) != "cupy":
+    if checks.array_library(library.xp) != "cupy":
         return library.place
     properties = library.xp.cuda.runtime.getDeviceProperties(library.device.id)
     major, minor = divmod(int(library.device.compute_capability), 10)

@@ -61,7 +61,7 @@ def load(engine):
 def choose(engine, problem):
     """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines."""
     if isinstance(engine, str) and engine == "auto":
-        return next(load(name) for name in candidates(problem.library) if not _objection(load(name), problem))
+        return next(load(name) for name in candidates(problem.array_library) if not _objection(load(name), problem))
     chosen = load(engine)
     reason = chosen.refuses(problem)
     if reason:
@@ -72,7 +72,7 @@ def choose(engine, problem):
 def explain(problem):
     """Which engine would run a problem, and why each one before it would not: one line each."""
     lines = []
-    for name in candidates(problem.library):
+    for name in candidates(problem.array_library):
         objection = _objection(load(name), problem)
         if not objection:
             return "\n".join([f"{name}: runs", *lines])

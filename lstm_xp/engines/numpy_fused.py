@@ -19,8 +19,8 @@ BLOCK = 1 << 16
 
 
 def refuses(problem):
-    if problem.library != "numpy":
-        return f"it needs NumPy arrays, these are {problem.library}'s"
+    if problem.array_library != "numpy":
+        return f"it needs NumPy arrays, these are {problem.array_library}'s"
     if problem.dtype == "complex128":
         return "it needs real arrays"
     return ""
