@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 
 DEVICES, DTYPES, OPTIMIZER_NAMES = ("auto", "cpu", "cuda"), ("float32", "float64"), ("adam", "sgd")
-DEFAULT_STEPS = 1600
+DEFAULT_STEPS = 2000
 
 
 @dataclass(frozen=True)
