@@ -21,6 +21,12 @@ def split(a):
     return a[..., :H], a[..., H : 2 * H], a[..., 2 * H : 3 * H], a[..., 3 * H :]
 
 
+def conversions(x, xp):
+    """To the compute dtype of x, and back to the dtype of x: functions that leave arrays of that dtype alone."""
+    compute = checks.compute_dtype(x, xp)
+    return (lambda v: xp.astype(v, compute, copy=False)), (lambda v: xp.astype(v, x.dtype, copy=False))
+
+
 def cell_forward(a, prev_c, xp):
     """Pre-activations (N, 4H) and the previous cell state -> gates, next hidden state, next cell state."""
     a_i, a_f, a_o, a_g = split(a)
@@ -137,12 +143,11 @@ def lstm_step_forward(
     ((2, 4), (2, 4), (2, 4))
     """
     xp = checks.step_arguments("lstm_step_forward", x, prev_h, prev_c, Wx, Wh, b)
-    wide = _to(checks.compute_dtype(x, xp), xp)
+    wide, narrow = conversions(x, xp)
     a = xp.matmul(wide(x), wide(Wx)) + xp.matmul(wide(prev_h), wide(Wh))
     if b is not None:
         a = a + wide(b)
     (i, f, o, g), h, c = cell_forward(a, wide(prev_c), xp)
-    narrow = _to(x.dtype, xp)
     return narrow(h), narrow(c), StepCache(x, prev_h, prev_c, Wx, Wh, b, i, f, o, g, c)
 
 
@@ -210,7 +215,7 @@ def lstm_step_backward(dnext_h: Array | None, dnext_c: Array | None, cache: Step
         f"prev_h {shape}",
     )
     xp = checks.namespace(x)
-    wide, narrow = _to(c.dtype, xp), _to(x.dtype, xp)
+    wide, narrow = conversions(x, xp)
     dh = xp.zeros_like(c) if dnext_h is None else wide(dnext_h)
     dc = xp.zeros_like(c) if dnext_c is None else wide(dnext_c)
     da, dprev_c = cell_backward(dh, dc, (i, f, o, g), wide(prev_c), c, xp)
@@ -223,8 +228,3 @@ def lstm_step_backward(dnext_h: Array | None, dnext_c: Array | None, cache: Step
         db=xp.sum(da, axis=0),
     )
     return StepGradients(*map(narrow, gradients))
-
-
-def _to(dtype, xp):
-    """The conversion to a dtype, as a function that leaves arrays of that dtype alone."""
-    return lambda array: xp.astype(array, dtype, copy=False)

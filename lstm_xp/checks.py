@@ -97,7 +97,7 @@ def device(array):
 
 
 def one_library(function, arrays):
-    """Check that the named arrays share one library, one floating dtype and one device; return xp and that dtype."""
+    """Check that the named arrays share one library, one floating dtype and one device; return xp and the device."""
     arrays = {name: array for name, array in arrays.items() if array is not None}
     first = next(iter(arrays.values()))
     types = {}
@@ -158,6 +158,17 @@ def shapes(function, arrays, rules, context):
         raise ValueError(f"{function}: {name} must have shape {letters} = {numbers} for {context}; got {found}.{hint}")
 
 
+def _rules(h, c, N, D, H):
+    """The shapes of everything but x; `h` and `c` are what the states are called."""
+    return {
+        h: ("(N, H)", (N, H)),
+        c: ("(N, H)", (N, H)),
+        "Wx": ("(D, 4*H)", (D, 4 * H)),
+        "Wh": ("(H, 4*H)", (H, 4 * H)),
+        "b": ("(4*H,)", (4 * H,)),
+    }
+
+
 def _listed(values):
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 
@@ -169,13 +180,7 @@ def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
     N, D = _dimensions(function, "x", x, "(N, D)", "For a whole sequence (N, T, D) use lstm_forward.")
     _, H = _dimensions(function, "prev_h", prev_h, "(N, H)")
     _sizes(function, D=D, H=H)
-    rules = {
-        "prev_h": ("(N, H)", (N, H)),
-        "prev_c": ("(N, H)", (N, H)),
-        "Wx": ("(D, 4*H)", (D, 4 * H)),
-        "Wh": ("(H, 4*H)", (H, 4 * H)),
-        "b": ("(4*H,)", (4 * H,)),
-    }
+    rules = _rules("prev_h", "prev_c", N, D, H)
     shapes(function, arrays, rules, f"x {(N, D)} and prev_h {tuple(prev_h.shape)}")
     return xp
 
@@ -192,14 +197,7 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
         H, _ = _dimensions(function, "Wh", Wh, "(H, 4*H)")
         context = f"x {(N, T, D)} and Wh {tuple(Wh.shape)}"
     _sizes(function, D=D, H=H)
-    rules = {
-        "h0": ("(N, H)", (N, H)),
-        "c0": ("(N, H)", (N, H)),
-        "Wx": ("(D, 4*H)", (D, 4 * H)),
-        "Wh": ("(H, 4*H)", (H, 4 * H)),
-        "b": ("(4*H,)", (4 * H,)),
-    }
-    shapes(function, arrays, rules, context)
+    shapes(function, arrays, _rules("h0", "c0", N, D, H), context)
     precision = precision or "ieee"
     if precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")

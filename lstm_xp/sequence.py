@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import checks, engines
+from .cell import conversions
 from .checks import Array
 from .records import SequenceCache, SequenceGradients
-from .timeline import Timeline
+from .timeline import Timeline, rows_of
 
 # Without training, so many pre-activations are held at a time.
 CHUNK = 1 << 21
@@ -128,14 +129,14 @@ def lstm_forward(
     chosen = engines.choose(engine, problem)
     N, T, H = problem.N, problem.T, problem.H
     timeline = Timeline.of(x, lengths, reverse, xp)
-    wide, narrow = _conversions(x, xp)
+    wide, narrow = conversions(x, xp)
     start_h, start_c, h, c = _states(h0, c0, (N, H), x, timeline, xp)
-    h_n, c_n, gates = h, c, None
+    h_n, c_n = h, c
     keep = training or lengths is not None  # a row may end at any step: its c_n is then looked up in c
 
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
-        a = xp.matmul(_rows(wide(timeline.steps(x, start, stop)), xp), wide(Wx))
+        a = xp.matmul(rows_of(wide(timeline.steps(x, start, stop)), xp), wide(Wx))
         if b is not None:
             a += wide(b)
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
@@ -258,7 +259,7 @@ def lstm_backward(
     )
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
-    wide, narrow = _conversions(x, xp)
+    wide, narrow = conversions(x, xp)
     _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), x, timeline, xp)
 
     # What the gradients of the final state come to where no step lies between it and the initial state.
@@ -274,13 +275,13 @@ def lstm_backward(
     da, dh0, dc0 = engines.load(cache.engine).backward(*entering, gates, c, c0, Wh)
     dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
 
-    flat = _rows(da, xp)
-    dWx = xp.matmul(_rows(wide(timeline.steps(x)), xp).T, flat)
+    flat = rows_of(da, xp)
+    dWx = xp.matmul(rows_of(wide(timeline.steps(x)), xp).T, flat)
     # h_{t-1} is h0 at the first step, and h of the step before at the others.
     h = timeline.steps(cache.h)
     dWh = xp.matmul(wide(h0).T, da[0, ...])
     if T > 1:
-        dWh = dWh + xp.matmul(_rows(wide(h[:-1, ...]), xp).T, _rows(da[1:, ...], xp))
+        dWh = dWh + xp.matmul(rows_of(wide(h[:-1, ...]), xp).T, rows_of(da[1:, ...], xp))
     db = xp.sum(flat, axis=0)
     dx = None
     if need_dx:
@@ -333,15 +334,9 @@ def explain(
     return f"{engines.choose(engine, problem).name}: runs, as asked for"
 
 
-def _conversions(x, xp):
-    """To the compute dtype of x, and back to the dtype of x."""
-    compute = checks.compute_dtype(x, xp)
-    return (lambda v: xp.astype(v, compute, copy=False)), (lambda v: xp.astype(v, x.dtype, copy=False))
-
-
 def _states(h0, c0, shape, x, timeline, xp):
     """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
-    wide, narrow = _conversions(x, xp)
+    wide, narrow = conversions(x, xp)
     zeros = xp.zeros(shape, dtype=checks.compute_dtype(x, xp), device=timeline.device)
     start_h = narrow(zeros) if h0 is None else h0
     start_c = zeros if c0 is None else wide(c0)
@@ -375,11 +370,6 @@ def _saturate_padding(a, timeline, start, xp):
 def _chunks(T, N, H):
     size = max(1, CHUNK // (4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]
-
-
-def _rows(v, xp):
-    """(T, N, K) as the rows of one matrix (T*N, K)."""
-    return xp.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]))
 
 
 def _copy(v, xp):

@@ -43,7 +43,7 @@ class Timeline(NamedTuple):
         """The inverse of `steps` over all steps: (T, N, K) -> (N, T, K), zeros behind the lengths."""
         v = self.zero_padding(v)
         if self.reverse and self.lengths is not None:
-            v = self._take(_flat(v, self.xp), self._place(0, self.T) * self.N + self._row())
+            v = self._take(rows_of(v, self.xp), self._place(0, self.T) * self.N + self._row())
         elif self.reverse:
             v = self.xp.flip(v, axis=0)
         return self.xp.permute_dims(v, (1, 0, 2))
@@ -58,7 +58,7 @@ class Timeline(NamedTuple):
             out[self.T - stop : self.T - start, ...] = self.xp.flip(v, axis=0)
         else:
             rows = self.xp.reshape(self._place(start, stop) * self.N + self._row(), (-1,))
-            _flat(out, self.xp)[rows, ...] = _flat(v, self.xp)
+            rows_of(out, self.xp)[rows, ...] = rows_of(v, self.xp)
 
     def valid(self, steps, start=0):
         """Which of so many steps lie before the lengths: (steps, N, 1)."""
@@ -83,7 +83,7 @@ class Timeline(NamedTuple):
         place = self.lengths - 1 - start
         inside = (place >= 0) & (place < steps)
         rows = xp.clip(place, 0, steps - 1) * self.N + self._row()
-        return xp.where(inside[:, None], xp.take(_flat(v, xp), rows, axis=0), before)
+        return xp.where(inside[:, None], xp.take(rows_of(v, xp), rows, axis=0), before)
 
     def where_empty(self, empty, otherwise):
         """Choose by row (N, K): `empty` for rows of length 0, else `otherwise`."""
@@ -108,5 +108,6 @@ class Timeline(NamedTuple):
         return xp.reshape(taken, (*rows.shape, flat.shape[1]))
 
 
-def _flat(v, xp):
+def rows_of(v, xp):
+    """(T, N, K) as the rows of one matrix (T*N, K)."""
     return xp.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]))

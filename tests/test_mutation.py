@@ -168,15 +168,15 @@ MUTANTS = {
     "db misses a step": (
         BOTH,
         "derivatives",
-        (SEQUENCE, "db = xp.sum(flat, axis=0)", "db = xp.sum(_rows(da[1:, ...], xp), axis=0)"),
+        (SEQUENCE, "db = xp.sum(flat, axis=0)", "db = xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
     ),
     "dWx misses a step": (
         BOTH,
         "derivatives",
         (
             SEQUENCE,
-            "dWx = xp.matmul(_rows(wide(timeline.steps(x)), xp).T, flat)",
-            "dWx = xp.matmul(_rows(wide(timeline.steps(x))[1:, ...], xp).T, _rows(da[1:, ...], xp))",
+            "dWx = xp.matmul(rows_of(wide(timeline.steps(x)), xp).T, flat)",
+            "dWx = xp.matmul(rows_of(wide(timeline.steps(x))[1:, ...], xp).T, rows_of(da[1:, ...], xp))",
         ),
     ),
     "dc_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, dh_n, None")),
