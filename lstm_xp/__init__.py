@@ -2,6 +2,7 @@
 
 from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forward
 from .checks import EngineError
+from .engines import warmup
 from .records import SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
 
@@ -18,4 +19,5 @@ __all__ = [
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
+    "warmup",
 ]

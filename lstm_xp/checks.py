@@ -88,6 +88,8 @@ def shape_of(function, name, array):
 
 def device(array):
     """An array's device; None where it is not known yet (an array that JAX is tracing)."""
+    if type(array) is np.ndarray:
+        return "cpu"
     try:
         return array_api_compat.device(array)
     except Exception as error:
@@ -104,6 +106,8 @@ def one_library(function, arrays):
     for name, array in arrays.items():
         types.setdefault(type(array), name)
     for kind, name in types.items():
+        if kind is np.ndarray:
+            continue
         # Matrices and masked arrays are ndarrays whose operators mean something else.
         foreign = any(base.__name__ in ("matrix", "MaskedArray") for base in kind.__mro__)
         if foreign or not array_api_compat.is_array_api_obj(arrays[name]):

@@ -127,6 +127,7 @@ def lstm_forward(
     xp, problem = checks.sequence_arguments("lstm_forward", x, h0, Wx, Wh, b, c0, training, precision)
     lengths = checks.sequence_lengths("lstm_forward", lengths, x, xp)
     chosen = engines.choose(engine, problem)
+    product = engines.product(chosen)
     N, T, H = problem.N, problem.T, problem.H
     timeline = Timeline.of(x, lengths, reverse, xp)
     wide, narrow = conversions(x, xp)
@@ -136,9 +137,7 @@ def lstm_forward(
 
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
-        a = xp.matmul(rows_of(wide(timeline.steps(x, start, stop)), xp), wide(Wx))
-        if b is not None:
-            a += wide(b)
+        a = product(rows_of(wide(timeline.steps(x, start, stop)), xp), wide(Wx), None if b is None else wide(b))
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
         return chosen.forward(a, prev_h, prev_c, Wh, keep=keep)
 
@@ -272,20 +271,20 @@ def lstm_backward(
 
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
-    da, dh0, dc0 = engines.load(cache.engine).backward(*entering, gates, c, c0, Wh)
+    engine = engines.load(cache.engine)
+    product = engines.product(engine)
+    da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
     dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
 
     flat = rows_of(da, xp)
-    dWx = xp.matmul(rows_of(wide(timeline.steps(x)), xp).T, flat)
+    dWx = product(rows_of(wide(timeline.steps(x)), xp).T, flat)
     # h_{t-1} is h0 at the first step, and h of the step before at the others.
-    h = timeline.steps(cache.h)
-    dWh = xp.matmul(wide(h0).T, da[0, ...])
-    if T > 1:
-        dWh = dWh + xp.matmul(rows_of(wide(h[:-1, ...]), xp).T, rows_of(da[1:, ...], xp))
+    prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))[:-1, ...]])
+    dWh = product(rows_of(prev_h, xp).T, flat)
     db = xp.sum(flat, axis=0)
     dx = None
     if need_dx:
-        dx = timeline.restore(xp.reshape(narrow(xp.matmul(flat, wide(Wx).T)), (T, N, D)))
+        dx = timeline.restore(xp.reshape(narrow(product(flat, wide(Wx).T)), (T, N, D)))
     return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
 
 
@@ -324,8 +323,10 @@ def explain(
     --------
     >>> import numpy as np
     >>> from lstm_xp import explain
-    >>> print(explain(np.ones((2, 5, 3)), None, np.ones((3, 16)), np.ones((4, 16)), None))
+    >>> arrays = (np.ones((2, 5, 3), np.float16), None, np.ones((3, 16), np.float16), np.ones((4, 16), np.float16), None)
+    >>> print(explain(*arrays))
     numpy_fused: runs
+    numpy_numba: refuses, it computes float32 and float64, not float16
     """
     xp, problem = checks.sequence_arguments("explain", x, h0, Wx, Wh, b, c0, training, precision)
     checks.sequence_lengths("explain", lengths, x, xp)

@@ -6,7 +6,8 @@
 
 A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new.
 
-What is not installed is skipped, in the open; `--require=torch --require=jax` makes it a failure.
+What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine) makes it a
+failure.
 """
 
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from lstm_xp import engines
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
+REQUIRABLE = (*LIBRARIES, *engines.names())
 
 
 def pytest_addoption(parser):
@@ -25,16 +27,19 @@ def pytest_addoption(parser):
         "--require",
         action="append",
         default=[],
-        metavar="LIB",
-        help=f"fail where this library is missing, instead of skipping: {', '.join(LIBRARIES)}",
+        metavar="NAME",
+        help=f"fail where this library or engine is missing, instead of skipping: {', '.join(REQUIRABLE)}",
     )
 
 
 def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "computes(dtype): with the engines that do, where the test has no parameter dtype"
+    )
     config.addinivalue_line("markers", "without(*libraries): do not run with these libraries")
-    unknown = _required(config) - set(LIBRARIES)
+    unknown = _required(config) - set(REQUIRABLE)
     if unknown:
-        raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is not one of {', '.join(LIBRARIES)}")
+        raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is not one of {', '.join(REQUIRABLE)}")
     if find_spec("jax"):
         import jax
 
@@ -68,8 +73,13 @@ def lib(request):
 @pytest.fixture
 def engine(request):
     lib = request.getfixturevalue("lib") if "lib" in request.fixturenames else open_library("numpy")
-    reason = refusal(request.param, lib)
+    marker = request.node.get_closest_marker("computes")
+    dtype = marker.args[0] if marker else request.node.callspec.params.get("dtype", "float64")
+    reason = refusal(request.param, lib, dtype)
     if reason:
+        missing = refusal(request.param, lib, "float32")  # what every engine computes
+        if missing and request.param in _required(request.config):
+            pytest.fail(f"--require={request.param}: {missing}")
         pytest.skip(f"{request.param}: {reason}")
     return request.param
 

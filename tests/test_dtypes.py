@@ -90,6 +90,7 @@ def test_chunks_agree_with_the_whole(lib, engine, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("big", [60000.0, 200.0])
+@pytest.mark.computes("float16")
 def test_float16_saturates(engine, big):
     """Pre-activations beyond float16's range are float32's: gates saturate, nothing becomes inf or NaN."""
     values = {name: value.astype(np.float16) for name, value in random_problem().items()}
@@ -102,6 +103,7 @@ def test_float16_saturates(engine, big):
     compare({name: results[name] for name in OUTPUTS}, reference(exact), values["x"], steps=5)
 
 
+@pytest.mark.computes("float16")
 def test_float16_overflows_only_where_it_must(engine):
     """A gradient beyond 65504 is inf, when it is rounded at the end and not before."""
     values = {name: value.astype(np.float16) for name, value in random_problem(N=2000).items()}
@@ -115,6 +117,7 @@ def test_float16_overflows_only_where_it_must(engine):
     assert not np.any(np.isnan(results["dWx"]))
 
 
+@pytest.mark.computes("bfloat16")
 def test_bfloat16_of_ml_dtypes_on_numpy(engine):
     """NumPy has no bfloat16 of its own, but takes the one of ml_dtypes, and so do the functions."""
     ml_dtypes = pytest.importorskip("ml_dtypes")

@@ -101,6 +101,7 @@ def test_it_is_the_rounded_h_that_goes_on(lib, engine, dtype):
         h, c = results["h"][t].astype(float), results["c"][t].astype(float)
 
 
+@pytest.mark.computes("float16")
 def test_it_is_not_the_unrounded_h_that_goes_on(engine, library):
     """The test above can tell: with the float32 h of each step in place of the rounded one it would fail."""
     lib, values = library("numpy"), engine_problem(5, 4, 2)

@@ -378,7 +378,7 @@ def test_an_unknown_engine():
     with pytest.raises(EngineError) as raised:
         sequence(engine="cuda")
     text = str(raised.value)
-    assert text.startswith("engine must be 'auto' or one of numpy_fused, ")
+    assert text.startswith("engine must be 'auto' or one of numpy_numba, numpy_fused, ")
     assert text.endswith("; got 'cuda'.")
     assert "array_api" in text
 

@@ -12,6 +12,13 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
     backward(dh, dh_n, dc_n, gates, c, c0, Wh)      dh (T, N, H), dh_n and dc_n (N, H), each or None for zeros
         -> da, dh0, dc0                             da (T, N, 4H), dh0 and dc0 (N, H)
 
+and, if they have something better than the reference engine's,
+
+    product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, compute dtype
+    step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
+                                                    b may be None; the results are new arrays
+    warmup(dtype)                                   compile ahead for a dtype, by its name
+
 a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do da, dh0 and dc0; h0, Wh, h, dh, dh_n and
 dc_n have the caller's. h is rounded to the caller's dtype at every step, and it is the rounded one that goes on.
 
@@ -22,15 +29,19 @@ Lengths and direction are settled before an engine is called (`timeline.py`): it
 To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
 """
 
+from functools import cache
 from importlib import import_module
 
 from ..checks import EngineError
 
 # Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
 ENGINES = {
-    "numpy": ("numpy_fused", "array_api"),
+    "numpy": ("numpy_numba", "numpy_fused", "array_api"),
 }
 ANY_LIBRARY = ("array_api",)
+
+# What engines that compile ahead of their first call compile for.
+COMPILED_DTYPES = ("float32", "float64")
 
 # Libraries whose arrays can be assigned into, by slices and by integer rows.
 ASSIGNABLE = ("numpy", "cupy", "torch")
@@ -48,20 +59,71 @@ def names():
 
 def load(engine):
     """An engine by its name; an object that is an engine already is returned as it is."""
-    if not isinstance(engine, str):
-        missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
-        if missing:
-            raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
-        return engine
-    if engine not in names():
-        raise EngineError(f"engine must be 'auto' or one of {', '.join(names())}; got {engine!r}.")
-    return import_module(f"{__name__}.{engine}")
+    if isinstance(engine, str):
+        return _module(engine)
+    missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
+    if missing:
+        raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
+    return engine
+
+
+@cache
+def _module(name):
+    if name not in names():
+        raise EngineError(f"engine must be 'auto' or one of {', '.join(names())}; got {name!r}.")
+    return import_module(f"{__name__}.{name}")
+
+
+def product(engine):
+    """The engine's own product of two matrices (and a bias, or None), or the array library's."""
+    return getattr(engine, "product", None) or load("array_api").product
+
+
+def step(engine):
+    """The engine's own single step, or the reference's."""
+    return getattr(engine, "step", None) or load("array_api").step
+
+
+def warmup(*dtypes: str) -> None:
+    """Compile ahead what compiled engines would compile at their first call.
+
+    Parameters
+    ----------
+    *dtypes : str
+        'float32', 'float64', or both; none means both.
+
+    Raises
+    ------
+    ValueError
+        If a dtype is not one of these.
+
+    Notes
+    -----
+    numba takes some ten seconds per dtype, once on a machine: it keeps what it compiled on disk, in ``__pycache__``
+    beside the package or in the user's cache (see `NUMBA_CACHE_DIR
+    <https://numba.readthedocs.io/en/stable/reference/envvars.html>`_). From there, it takes about half a second per
+    process, most of it numba's own import. Where nothing is to be compiled, nothing happens.
+
+    Examples
+    --------
+    >>> import lstm_xp
+    >>> lstm_xp.warmup("float32")
+    """
+    for dtype in dtypes:
+        if dtype not in COMPILED_DTYPES:
+            raise ValueError(f"warmup: dtypes must be among {', '.join(COMPILED_DTYPES)}; got {dtype!r}.")
+    for name in names():
+        engine = load(name)
+        if hasattr(engine, "warmup") and not engine.obstacle():
+            for dtype in dtypes or COMPILED_DTYPES:
+                engine.warmup(dtype)
 
 
 def choose(engine, problem):
     """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines."""
     if isinstance(engine, str) and engine == "auto":
-        return next(load(name) for name in candidates(problem.array_library) if not _objection(load(name), problem))
+        willing = (load(name) for name in candidates(problem.array_library))
+        return next(engine for engine in willing if not _objection(engine, problem))
     chosen = load(engine)
     reason = chosen.refuses(problem)
     if reason:

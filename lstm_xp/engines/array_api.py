@@ -1,7 +1,7 @@
 """The reference engine: any array library, straight from the equations of `cell.py`. It refuses nothing."""
 
 from .. import checks
-from ..cell import cell_backward, cell_forward, split
+from ..cell import cell_backward, cell_forward, conversions, split
 
 name = "array_api"
 
@@ -44,3 +44,18 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
         dh_t = xp.matmul(da, weights.T)
         all_da.append(da)
     return xp.stack(all_da[::-1]), dh_t, dc_t
+
+
+def product(A, B, bias=None):
+    out = checks.namespace(A).matmul(A, B)
+    if bias is not None:
+        out += bias
+    return out
+
+
+def step(x, h, c, Wx, Wh, b):
+    xp = checks.namespace(x)
+    wide, narrow = conversions(x, xp)
+    a = xp.matmul(wide(x), wide(Wx)) + xp.matmul(wide(h), wide(Wh))
+    _, h, c = cell_forward(a if b is None else a + wide(b), wide(c), xp)
+    return narrow(h), narrow(c)

@@ -107,6 +107,29 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     return da, dh_t, dc_t
 
 
+@np.errstate(over="ignore", under="ignore")
+def step(x, h, c, Wx, Wh, b):
+    dtype = c.dtype if c.dtype.itemsize >= 4 else np.dtype(np.float32)
+    x, prev_h, prev_c, Wx, Wh = (v.astype(dtype, copy=False) for v in (x, h, c, Wx, Wh))
+    H = h.shape[1]
+    z = np.matmul(x, Wx)
+    z += np.matmul(prev_h, Wh)
+    if b is not None:
+        z += b
+    logistic, g = z[:, : 3 * H], z[:, 3 * H :]
+    np.negative(logistic, out=logistic)
+    np.exp(logistic, out=logistic)
+    logistic += 1
+    np.reciprocal(logistic, out=logistic)
+    np.tanh(g, out=g)
+    next_c = z[:, H : 2 * H] * prev_c
+    g *= z[:, :H]
+    next_c += g
+    next_h = np.tanh(next_c)
+    next_h *= z[:, 2 * H : 3 * H]
+    return next_h.astype(h.dtype, copy=False), next_c.astype(c.dtype, copy=False)
+
+
 def _slopes(gates, c, first_c, da, through_h, tanh_c):
     """What dh and dc are multiplied with at each step: da per dc (i, f, g) or dh (o), and dc per dh (through_h)."""
     H = c.shape[2]

@@ -1,0 +1,297 @@
+"""Vector registers for numba: a type, its arithmetic, loads and stores, and the register tile of a matrix product.
+
+numba compiles loops well, but cannot be relied on to vectorise them, nor to keep a block of accumulators in registers.
+Here both are said outright, in LLVM's terms: a `Vector` is one register, the operators work on all its lanes, and a
+tile of a product takes one multiplication per register and step of k, which is all that a processor can do.
+
+numba's cache on disk looks at the file of the function that it compiles, not at this one: who changes this file
+touches `kernels.py`.
+"""
+
+import operator
+from math import factorial
+
+from llvmlite import binding, ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+
+def _has(feature):
+    """Whether numba compiles for a processor with this feature: the one that was set for it, or the one it runs on."""
+    if config.CPU_FEATURES is not None:
+        return f"+{feature}" in config.CPU_FEATURES.split(",")
+    return binding.get_host_cpu_features().get(feature, False)
+
+
+# Bytes of a register; the rows and vectors of a tile: as many as leave registers for the operands, of 16 or 32.
+BYTES = 64 if _has("avx512f") else 32 if _has("avx2") else 16
+ROWS = 6
+VECTORS = 2 if _has("sse2") and not _has("avx512f") else 4
+
+INT = ir.IntType(64)
+FAST = ("contract",)  # a product and a sum may become one operation, nothing else
+
+LOG2_E = 1.4426950408889634074
+# Bytes of a number -> its bits, those of its mantissa, those of 1.0; ln 2 in two pieces, the first so short that its
+# multiples are exact; the terms of the series that it takes to be exact to rounding.
+EXP = {
+    4: (32, 23, 0x3F800000, 0.693359375, -2.12194440054690583e-4, 7),
+    8: (64, 52, 0x3FF0000000000000, 0.693147180369123816490, 1.90821492927058770002e-10, 14),
+}
+
+
+class Vector(types.Type):
+    """A register full of numbers of one dtype."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"Vector({dtype})")
+
+
+@register_model(Vector)
+class _Model(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _vector(manager[kind.dtype].get_value_type()))
+
+
+def _vector(number):
+    return ir.VectorType(number, BYTES // (4 if isinstance(number, ir.FloatType) else 8))
+
+
+def _splat(builder, number, kind):
+    undefined = ir.Constant(kind, ir.Undefined)
+    vector = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
+
+
+def _data(context, builder, signature, arguments, k):
+    return context.make_array(signature.args[k])(context, builder, arguments[k]).data
+
+
+def _lanes_below(builder, count, kind):
+    """Which lanes have a number less than count: a vector of bits."""
+    lanes = ir.VectorType(INT, kind.count)
+    return builder.icmp_signed("<", ir.Constant(lanes, list(range(kind.count))), _splat(builder, count, lanes))
+
+
+def _masked(builder, action, kind, *arguments):
+    """LLVM's masked load or store of one vector, with the alignment of a number."""
+    pointer = kind.as_pointer()
+    mask = ir.VectorType(ir.IntType(1), kind.count)
+    kinds = [kind, pointer, ir.IntType(32), mask] if action == "store" else [pointer, ir.IntType(32), mask, kind]
+    result = ir.VoidType() if action == "store" else kind
+    name = f"llvm.masked.{action}.v{kind.count}{'f32' if kind.element == ir.FloatType() else 'f64'}.p0"
+    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, kinds), name)
+    return builder.call(function, arguments)
+
+
+def _size(kind):
+    return 4 if kind.element == ir.FloatType() else 8
+
+
+@intrinsic
+def load(typing, array, offset, count):
+    """The elements from this offset on of a contiguous array, as many as fit or as `count` says; then zeros."""
+    result = Vector(array.dtype)
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(result)
+        place = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        place = builder.bitcast(place, kind.as_pointer())
+        mask = _lanes_below(builder, arguments[2], kind)
+        return _masked(builder, "load", kind, place, ir.IntType(32)(_size(kind)), mask, ir.Constant(kind, None))
+
+    return result(array, offset, count), generate
+
+
+@intrinsic
+def store(typing, array, offset, vector, count):
+    """Write the first `count` lanes into a contiguous array, from this offset on."""
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.args[2])
+        place = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        place = builder.bitcast(place, kind.as_pointer())
+        mask = _lanes_below(builder, arguments[3], kind)
+        _masked(builder, "store", kind, arguments[2], place, ir.IntType(32)(_size(kind)), mask)
+        return context.get_dummy_value()
+
+    return types.void(array, offset, vector, count), generate
+
+
+def _operation(name):
+    """A function of two vectors, or of a vector and a number: LLVM's instruction of that name."""
+
+    @intrinsic
+    def apply(typing, left, right):
+        result = left if isinstance(left, Vector) else right
+
+        def generate(context, builder, signature, arguments):
+            kind = context.get_value_type(result)
+            pairs = zip(signature.args, arguments, strict=True)
+            wide = [value if isinstance(type, Vector) else _splat(builder, value, kind) for type, value in pairs]
+            return getattr(builder, name)(*wide, flags=FAST)
+
+        return result(left, right), generate
+
+    return apply
+
+
+def _offer(function, name):
+    apply = _operation(name)
+
+    @overload(function)
+    def _(left, right):
+        if isinstance(left, Vector) or isinstance(right, Vector):
+            return lambda left, right: apply(left, right)
+
+
+for _function, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _offer(_function, _name)
+
+
+@intrinsic
+def clamp(typing, x, bound):
+    """x within -bound..bound; a NaN stays one."""
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.args[0])
+        x, high = arguments[0], _splat(builder, arguments[1], kind)
+        low = _splat(builder, builder.fneg(arguments[1]), kind)
+        x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
+        return builder.select(builder.fcmp_ordered("<", x, low), low, x)
+
+    return x(x, bound), generate
+
+
+@intrinsic
+def expm1(typing, x):
+    """exp(x) - 1 for -80 < x < 80, without a branch; a NaN stays one.
+
+    With x = n ln 2 + r and |r| <= ln(2) / 2, it is 2**n (exp(r) - 1) + (2**n - 1); exp(r) - 1 by Taylor's series.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(signature.args[0])
+        bits, mantissa, exponent_of_1, ln2_high, ln2_low, terms = EXP[_size(kind)]
+        integers = ir.VectorType(ir.IntType(bits), kind.count)
+
+        def constant(value, kind=kind):
+            return ir.Constant(kind, [value] * kind.count)
+
+        def multiply_add(a, b, c):
+            return builder.fadd(builder.fmul(a, b, flags=FAST), c, flags=FAST)
+
+        # Added to 1.5 * 2**mantissa, a number is rounded to an integer, which its last bits then are.
+        shift = constant(1.5 * 2.0**mantissa)
+        shifted = multiply_add(arguments[0], constant(LOG2_E), shift)
+        n = builder.fsub(shifted, shift)
+        r = multiply_add(n, constant(-ln2_high), arguments[0])
+        r = multiply_add(n, constant(-ln2_low), r)
+        series = constant(1 / factorial(terms))
+        for term in range(terms - 1, 0, -1):
+            series = multiply_add(series, r, constant(1 / factorial(term)))
+        series = builder.fmul(series, r)
+        power = builder.shl(builder.bitcast(shifted, integers), constant(mantissa, integers))
+        power = builder.bitcast(builder.add(power, constant(exponent_of_1, integers)), kind)
+        return multiply_add(power, series, builder.fsub(power, constant(1.0)))
+
+    return x(x), generate
+
+
+@intrinsic
+def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, rows, columns):
+    """out = base + A @ B for a tile of at most ROWS rows and VECTORS vectors of columns.
+
+    Arrays are followed by the offset of the tile's first element, and by what takes one row, or one step of k, further:
+    all in elements. Columns are contiguous; B has whole vectors of them. The sum over k starts from zero, runs in
+    order, and is then added to `base`: a result has the same bits in whichever tile it is computed.
+    """
+
+    def generate(context, builder, signature, arguments):
+        number = context.get_value_type(signature.args[0].dtype)
+        kind = _vector(number)
+        lanes, align = kind.count, _size(kind)
+        zero = ir.Constant(kind, None)
+        _, _, a_row, a_k, _, _, b_k, K, _, _, z_row, _, _, y_row, rows, columns = arguments
+
+        def place(pointer, *steps):
+            """The pointer, so many times so many elements further on."""
+            for count, step in steps:
+                count, step = (INT(v) if isinstance(v, int) else v for v in (count, step))
+                pointer = builder.gep(pointer, [builder.mul(count, step)])
+            return pointer
+
+        def start(k):
+            return place(_data(context, builder, signature, arguments, k), (arguments[k + 1], 1))
+
+        def prefetch(pointer):
+            """Ask for the memory that is wanted when the sums are done."""
+            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+            function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+            function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+            builder.call(function, [builder.bitcast(pointer, byte), word(1), word(3), word(1)])  # to write; keep; data
+
+        def vector_at(pointer):
+            return builder.bitcast(pointer, kind.as_pointer())
+
+        left, right, before, after = start(0), start(4), start(8), start(11)
+        vectors = builder.sdiv(builder.add(columns, INT(lanes - 1)), INT(lanes))
+        full = builder.icmp_signed("==", builder.mul(vectors, INT(lanes)), columns)
+        mask = _lanes_below(builder, builder.sub(columns, builder.mul(builder.sub(vectors, INT(1)), INT(lanes))), kind)
+        end = builder.append_basic_block("end")
+        switch = builder.switch(builder.add(builder.mul(rows, INT(VECTORS + 1)), vectors), end)
+        for R in range(1, ROWS + 1):
+            for C in range(1, VECTORS + 1):
+                cells = [(r, v) for r in range(R) for v in range(C)]
+                entry, loop, whole, partial = (
+                    builder.append_basic_block(f"{name}_{R}_{C}") for name in ("entry", "loop", "whole", "partial")
+                )
+                switch.add_case(INT(R * (VECTORS + 1) + C), entry)
+                builder.position_at_end(entry)
+                for r, v in cells:
+                    prefetch(place(before, (r, z_row), (v, lanes)))
+                builder.branch(loop)
+
+                builder.position_at_end(loop)
+                k = builder.phi(INT)
+                sums = {cell: builder.phi(kind) for cell in cells}
+                row_of_B = [builder.load(vector_at(place(right, (k, b_k), (v, lanes))), align=align) for v in range(C)]
+                new = {}
+                for r in range(R):
+                    scalar = _splat(builder, builder.load(place(left, (k, a_k), (r, a_row))), kind)
+                    for v in range(C):
+                        term = builder.fmul(scalar, row_of_B[v], flags=FAST)
+                        new[r, v] = builder.fadd(sums[r, v], term, flags=FAST)
+                following = builder.add(k, INT(1))
+                for phi, initial, value in [(k, INT(0), following), *((sums[cell], zero, new[cell]) for cell in cells)]:
+                    phi.add_incoming(initial, entry)
+                    phi.add_incoming(value, loop)
+                done = builder.append_basic_block(f"done_{R}_{C}")
+                builder.cbranch(builder.icmp_signed("<", following, K), loop, done)
+                builder.position_at_end(done)
+                builder.cbranch(full, whole, partial)
+
+                for block in (whole, partial):
+                    builder.position_at_end(block)
+                    for r, v in cells:
+                        source = vector_at(place(before, (r, z_row), (v, lanes)))
+                        target = vector_at(place(after, (r, y_row), (v, lanes)))
+                        if block is partial and v == C - 1:
+                            value = _masked(builder, "load", kind, source, ir.IntType(32)(align), mask, zero)
+                            value = builder.fadd(value, new[r, v])
+                            _masked(builder, "store", kind, value, target, ir.IntType(32)(align), mask)
+                        else:
+                            value = builder.fadd(builder.load(source, align=align), new[r, v])
+                            builder.store(value, target, align=align)
+                    builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, rows, columns), generate

@@ -1,0 +1,152 @@
+"""NumPy, when numba is installed: the recurrence compiled, all steps in one call, on several threads.
+
+What is compiled is in `compiled/`. Wh is packed once per call, in the order that the inner loop reads it, for all
+steps; gates are written over the pre-activations. Threads divide the rows, or the units where there are few rows. The
+products of the other stages run in the same way, so that no second pool of threads takes part.
+"""
+
+import sys
+from functools import cache
+from importlib.util import find_spec
+from threading import Timer
+from types import SimpleNamespace
+
+import numpy as np
+
+from . import numpy_fused
+
+name = "numpy_numba"
+
+NOTICE = "lstm_xp: preparing compiled code for {dtype}; this takes a while once, and is then kept on disk"
+DTYPES = ("float32", "float64")
+
+# Flop below which a second thread costs more than it does: to wake it takes about 50 us.
+WORTH_A_THREAD = 1.5e7
+# Flop of one step below which to meet after each one costs more than to divide it.
+WORTH_A_MEETING = 4e5
+# With fewer rows a thread, threads divide the units.
+ROWS = 4
+
+
+def refuses(problem):
+    if problem.array_library != "numpy":
+        return f"it needs NumPy arrays, these are {problem.array_library}'s"
+    if problem.dtype not in DTYPES:
+        return f"it computes {' and '.join(DTYPES)}, not {problem.dtype}"
+    return obstacle()
+
+
+def declines(problem):
+    return ""
+
+
+def forward(a, h0, c0, Wh, *, keep):
+    T, N, H = *a.shape[:2], a.shape[2] // 4
+    code = _code(a.dtype.name)
+    gates = np.ascontiguousarray(a).reshape(T, N, 4, H)
+    h, c = np.empty((T + 1, N, H), a.dtype), np.empty((T + 1 if keep else 1, N, H), a.dtype)
+    h[0], c[0] = h0, c0
+    _recurrence(code, code.forward, T, N, H, gates, h, c, _plain(Wh), np.empty(code.packed(4 * H) * H, a.dtype))
+    return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
+
+
+def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
+    T, N, H = c.shape
+    code = _code(c.dtype.name)
+    dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else _plain(dh)
+    if dh.strides[2] != dh.itemsize:
+        dh = np.ascontiguousarray(dh)
+    carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
+    da = np.empty((T, N, 4, H), c.dtype)
+    gates, c, c0 = (
+        np.ascontiguousarray(gates).reshape(T, N, 4, H),
+        np.ascontiguousarray(c),
+        np.ascontiguousarray(c0, c.dtype),
+    )
+    packed = np.empty(code.packed(H) * 4 * H, c.dtype)
+    _recurrence(code, code.backward, T, N, H, dh, carry, dc, gates, c, c0, _plain(Wh).T, packed, da)
+    return da.reshape(T, N, 4 * H), carry, dc
+
+
+def product(A, B, bias=None):
+    """A @ B + bias, for two matrices of any strides."""
+    code = _code(A.dtype.name)
+    A, B = _plain(A), _plain(B)
+    (M, K), N = A.shape, B.shape[1]
+    out = np.empty((M, N), A.dtype)
+    bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
+    parts = min(code.threads(), max(1, int(2 * M * K * N / WORTH_A_THREAD)))
+    code.pool.run(lambda part, parts: code.product(A, B, bias, out, part, parts), parts)
+    return out
+
+
+def step(x, h, c, Wx, Wh, b):
+    arrays = (x, h, c, Wx, Wh)
+    D, columns = Wx.shape
+    code = _code(x.dtype.name)
+    if columns % code.lanes or not all(v.flags.c_contiguous and v.flags.aligned and v.dtype.isnative for v in arrays):
+        return numpy_fused.step(x, h, c, Wx, Wh, b)
+    next_h, next_c = np.empty_like(h), np.empty_like(c)
+    arguments = *arrays, np.zeros(columns, x.dtype) if b is None else b, next_h, next_c
+    # A few rows take as long as eight: the time is that of reading the weights.
+    if 2 * max(len(x), 8) * columns * (D + columns // 4) < WORTH_A_THREAD:
+        code.step(*arguments, 0, 1)
+    else:
+        parts = min(code.threads(), columns // 4 // code.panel or 1)
+        code.pool.run(lambda part, parts: code.step(*arguments, part, parts), parts)
+    return next_h, next_c
+
+
+def warmup(dtype):
+    """Compile for a dtype, or load what was compiled before."""
+    _code(dtype)
+
+
+def _plain(v):
+    """v itself, or a copy that is aligned and has its bytes in this processor's order."""
+    return v if v.flags.aligned and v.dtype.isnative else v.astype(v.dtype.newbyteorder("="))
+
+
+def _recurrence(code, kernel, T, N, H, *arguments):
+    """Run a recurrence on as many threads as are worth it."""
+    step = 8 * N * H * H
+    threads = code.threads() if T * step > WORTH_A_THREAD else 1
+    across = N < ROWS * threads and H % code.panel == 0 and step > WORTH_A_MEETING
+    parts = min(threads, H // code.panel if across else -(-N // ROWS))
+    counter = np.zeros(1, np.int64)
+    code.pool.run(lambda part, parts: kernel(*arguments, counter, across, part, parts), parts)
+
+
+@cache
+def obstacle():
+    """Why numba cannot be used; "" when it can."""
+    if find_spec("numba") is None:
+        return "numba is not installed (pip install 'lstm-xp[numba]')"
+    try:
+        from .compiled import kernels  # noqa: F401
+    except Exception as error:  # of another time than this NumPy, perhaps
+        return f"numba cannot be imported ({' '.join(str(error).split())})"
+    return ""
+
+
+@cache
+def _code(dtype):
+    """The kernels compiled for a dtype, and what belongs to them."""
+    notice = Timer(1.0, print, [NOTICE.format(dtype=dtype)], {"file": sys.stderr, "flush": True})
+    notice.daemon = True
+    notice.start()
+    try:
+        from .compiled import kernels, threads, vectors
+
+        compiled = kernels.compile(dtype)
+    finally:
+        notice.cancel()
+    panel = vectors.VECTORS * vectors.BYTES // np.dtype(dtype).itemsize
+    return SimpleNamespace(
+        **compiled,
+        panel=panel,
+        lanes=panel // vectors.VECTORS,
+        packed=lambda columns: -(-columns // panel) * panel,
+        threads=threads.limit,
+        pool=threads.pool,
+    )
