@@ -277,11 +277,11 @@ def lstm_backward(
     dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
 
     flat = rows_of(da, xp)
-    dWx = product(rows_of(wide(timeline.steps(x)), xp).T, flat)
-    # h_{t-1} is h0 at the first step, and h of the step before at the others.
+    # What each step was multiplied with: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
     prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))[:-1, ...]])
-    dWh = product(rows_of(prev_h, xp).T, flat)
-    db = xp.sum(flat, axis=0)
+    entered = xp.concat([wide(timeline.steps(x)), prev_h, xp.ones_like(prev_h[..., :1])], axis=-1)
+    dW = product(rows_of(entered, xp).T, flat)
+    dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
     dx = None
     if need_dx:
         dx = timeline.restore(xp.reshape(narrow(product(flat, wide(Wx).T)), (T, N, D)))
@@ -323,8 +323,8 @@ def explain(
     --------
     >>> import numpy as np
     >>> from lstm_xp import explain
-    >>> arrays = (np.ones((2, 5, 3), np.float16), None, np.ones((3, 16), np.float16), np.ones((4, 16), np.float16), None)
-    >>> print(explain(*arrays))
+    >>> x, Wx, Wh = (np.ones(shape, np.float16) for shape in ((2, 5, 3), (3, 16), (4, 16)))
+    >>> print(explain(x, None, Wx, Wh, None))
     numpy_fused: runs
     numpy_numba: refuses, it computes float32 and float64, not float16
     """

@@ -75,7 +75,7 @@ MUTANTS = {
     "h_t for h_{t-1} where rows are divided (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "multiply(h, (t * N + n0) * H, H", "multiply(h, ((t + 1) * N + n0) * H, H"),
+        (KERNELS, "multiply(h, (t * N + n0) * H", "multiply(h, ((t + 1) * N + n0) * H"),
     ),
     "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
     "carry of dprev_c lost (fused)": (
@@ -94,7 +94,11 @@ MUTANTS = {
         (FUSED_FILE, "np.dot(da_t, weights, out=dh_t)", "np.multiply(dh_t, 0, out=dh_t)"),
     ),
     "dc of the step itself lost in dprev_c": (ANY, "derivatives", (CELL, "axis=-1), dc * f", "axis=-1), dc")),
-    "next_h for prev_h in dWh": (BOTH, "derivatives", (SEQUENCE, "product(rows_of(prev_h, xp).T", "product(rows_of(wide(timeline.steps(cache.h)), xp).T")),
+    "next_h for prev_h in dWh": (
+        BOTH,
+        "derivatives",
+        (SEQUENCE, "[wide(timeline.steps(x)), prev_h,", "[wide(timeline.steps(x)), wide(timeline.steps(cache.h)),"),
+    ),
     "next_h for prev_h in dWh of a step": (
         ANY,
         "step derivatives",
@@ -186,15 +190,15 @@ MUTANTS = {
     "db misses a step": (
         BOTH,
         "derivatives",
-        (SEQUENCE, "db = xp.sum(flat, axis=0)", "db = xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
+        (SEQUENCE, "dW[D + H, ...]", "xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
     ),
     "dWx misses a step": (
         BOTH,
         "derivatives",
         (
             SEQUENCE,
-            "dWx = product(rows_of(wide(timeline.steps(x)), xp).T, flat)",
-            "dWx = product(rows_of(wide(timeline.steps(x))[1:, ...], xp).T, rows_of(da[1:, ...], xp))",
+            "dW = product(rows_of(entered, xp).T, flat)",
+            "dW = product(rows_of(entered, xp).T[:, 1:], flat[1:, ...])",
         ),
     ),
     "dc_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, dh_n, None")),
@@ -205,7 +209,11 @@ MUTANTS = {
         "derivatives",
         (SEQUENCE, "wide(Wx).T)), (T, N, D)", "wide(Wx * 1.001).T)), (T, N, D)"),
     ),
-    "bias added twice": (BOTH, "goldens", (SEQUENCE, "None if b is None else wide(b))", "None if b is None else 2 * wide(b))")),
+    "bias added twice": (
+        BOTH,
+        "goldens",
+        (SEQUENCE, "None if b is None else wide(b))", "None if b is None else 2 * wide(b))"),
+    ),
     "NaN becomes a number": (
         ANY,
         "NaN stays",

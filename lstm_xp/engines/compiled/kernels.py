@@ -12,10 +12,12 @@ import numpy as np
 from numba import boolean, from_dtype, int64, njit, types
 
 from .meeting import wait
-from .vectors import BYTES, ROWS, VECTORS, clamp, expm1, load, store, tile
+from .vectors import BYTES, ROWS, VECTORS, clamp, expm1, load, store, tile, transpose
 
 # A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows.
 DEPTH, HEIGHT = 512, 240
+# Between rearranged blocks of rows, lest all begin in the same set of the cache.
+PAD = 16
 
 # Rows of a matrix read at a time where it is not packed: as many streams of memory.
 STREAMS = 16
@@ -55,36 +57,74 @@ def pack(B, packed, first, last):
     K = B.shape[0]
     lanes = BYTES // B.itemsize
     panel = VECTORS * lanes
-    step = B.strides[0] // B.itemsize
-    for start in range(first, last, panel):
-        columns = min(panel, last - start)
-        width = (columns + lanes - 1) // lanes * lanes
-        offset = (start - first) * K
-        if B.strides[1] == B.itemsize:
-            for k in range(K):
-                for j in range(0, width, lanes):
-                    row = load(B, k * step + start + j, min(lanes, columns - j))
-                    store(packed, offset + k * width + j, row, lanes)
-        else:
-            for k0 in range(0, K, 16):  # a line of memory in each column
-                for k in range(k0, min(k0 + 16, K)):
-                    for j in range(columns):
-                        packed[offset + k * width + j] = B[k, start + j]
-                    for j in range(columns, width):
-                        packed[offset + k * width + j] = 0
+    k_step, j_step = B.strides[0] // B.itemsize, B.strides[1] // B.itemsize
+    deep = lanes if k_step == 1 and j_step != 1 else 1  # so many steps of k at a time
+    for k0 in range(0, K, deep):
+        for start in range(first, last, panel):
+            columns = min(panel, last - start)
+            width = (columns + lanes - 1) // lanes * lanes
+            place = (start - first) * K + k0 * width
+            for j in range(0, width, lanes):
+                count = min(lanes, columns - j)
+                if j_step == 1:
+                    store(packed, place + j, load(B, k0 * k_step + start + j, count), lanes)
+                elif deep == lanes and count == lanes and k0 + lanes <= K:
+                    transpose(B, (start + j) * j_step + k0, j_step, packed, place + j, width)
+                else:
+                    for k in range(min(deep, K - k0)):
+                        for column in range(lanes):
+                            value = B[k0 + k, start + j + column] if column < count else 0
+                            packed[place + k * width + j + column] = value
 
 
 @compiled
-def multiply(A, a, a_row, a_k, packed, K, base, z, z_row, out, y, y_row, rows, columns):
-    """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`."""
+def pack_rows(A, packed, top, rows, k0, depth):
+    """Rows top.. and steps k0.. of A (M, K), any strides, in blocks of ROWS rows, k after k; the size of a block."""
+    block = ROWS * depth + PAD
+    step = A.strides[1] // A.itemsize
+    lanes = BYTES // A.itemsize
+    for k in range(depth):
+        for start in range(0, rows, ROWS):
+            place, count = start // ROWS * block + k * ROWS, min(ROWS, rows - start)
+            if A.strides[0] == A.itemsize:
+                for r in range(0, count, lanes):
+                    row = load(A, (k0 + k) * step + top + start + r, count - r)
+                    store(packed, place + r, row, count - r)
+            else:
+                for r in range(count):
+                    packed[place + r] = A[top + start + r, k0 + k]
+    return block
+
+
+@compiled
+def multiply(A, a, a_block, a_row, a_k, packed, K, base, z, z_row, out, y, y_row, rows, columns):
+    """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
+
+    A panel is used by all rows, DEPTH steps of k at a time, while what follows it is fetched into the cache.
+    """
     lanes = BYTES // A.itemsize
     panel = VECTORS * lanes
+    blocks = (rows + ROWS - 1) // ROWS
+    total = (columns + lanes - 1) // lanes * lanes * K
     for j in range(0, columns, panel):
         width = min(panel, columns - j)
         stored = (width + lanes - 1) // lanes * lanes
-        for n in range(0, rows, ROWS):
-            tile(A, a + n * a_row, a_row, a_k, packed, j * K, stored, K,
-                 base, z + n * z_row + j, z_row, out, y + n * y_row + j, y_row, min(ROWS, rows - n), width)  # fmt: skip
+        ahead_k = min(lanes, stored // blocks + 1)
+        for k in range(0, K, DEPTH):
+            depth = min(DEPTH, K - k)
+            here = j * K + k * stored
+            following = (here + depth * stored) % total
+            for block in range(blocks):
+                n = block * ROWS
+                left, count = a + block * a_block + k * a_k, min(ROWS, rows - n)
+                ahead = following + block * ahead_k * depth
+                after = y + n * y_row + j
+                if k == 0:
+                    tile(A, left, a_row, a_k, packed, here, stored, depth, ahead, ahead_k,
+                         base, z + n * z_row + j, z_row, out, after, y_row, count, width)  # fmt: skip
+                else:
+                    tile(A, left, a_row, a_k, packed, here, stored, depth, ahead, ahead_k,
+                         out, after, y_row, out, after, y_row, count, width)  # fmt: skip
 
 
 def product(A, B, bias, out, part, parts):
@@ -98,38 +138,27 @@ def product(A, B, bias, out, part, parts):
         across -= 1
     first, last = share(N, panel, part % across, across)
     top, bottom = share(M, 1, part // across, parts // across)
-    columns, rows = last - first, bottom - top
-    if columns == 0 or rows == 0:
+    if first == last or top == bottom:
         return
     flat = out.reshape(out.size)
     a_row, a_k = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
-    # A whose columns are contiguous is rearranged, and all of it multiplied by one panel after another; rows are taken
-    # a few hundred at a time, and the panels packed for the first of them are kept for the others.
-    by_columns = a_k != 1
-    padded = (columns + lanes - 1) // lanes * lanes
-    packed = np.empty(min(DEPTH, K) * panel if by_columns else K * padded, A.dtype)
-    rearranged = np.empty(rows * min(DEPTH, K) if by_columns else 0, A.dtype)
-    height = rows if by_columns else HEIGHT
-    for row in range(top, bottom, height):
-        count = min(height, bottom - row)
-        for k in range(0, K, DEPTH):
-            depth = min(DEPTH, K - k)
-            if by_columns:
-                for q in range(depth):
-                    for r in range(rows):
-                        rearranged[q * rows + r] = A[row + r, k + q]
-            for j in range(first, last, panel):
-                width = min(panel, last - j)
-                slot = packed if by_columns else packed[k * padded + (j - first) * depth :]
-                if by_columns or row == top:
-                    pack(B[k : k + depth], slot, j, j + width)
-                base, z, z_row = (bias, j, 0) if k == 0 else (flat, row * N + j, N)
-                if by_columns:
-                    multiply(rearranged, 0, 1, rows, slot, depth,
-                             base, z, z_row, flat, row * N + j, N, count, width)  # fmt: skip
-                else:
-                    multiply(A, row * a_row + k, a_row, 1, slot, depth,
-                             base, z, z_row, flat, row * N + j, N, count, width)  # fmt: skip
+    height = min(HEIGHT, bottom - top)
+    depth = min(DEPTH, K)
+    packed = np.empty(depth * ((last - first + lanes - 1) // lanes * lanes), A.dtype)
+    rearranged = np.empty(0 if a_k == 1 else (height + ROWS) // ROWS * (ROWS * depth + PAD), A.dtype)
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        pack(B[k : k + depth], packed, first, last)
+        for row in range(top, bottom, HEIGHT):
+            rows, y = min(HEIGHT, bottom - row), row * N + first
+            base, z, z_row = (bias, first, 0) if k == 0 else (flat, y, N)
+            if a_k == 1:
+                multiply(A, row * a_row + k, ROWS * a_row, a_row, 1, packed, depth,
+                         base, z, z_row, flat, y, N, rows, last - first)  # fmt: skip
+            else:
+                block = pack_rows(A, rearranged, row, rows, k, depth)
+                multiply(rearranged, 0, block, 1, ROWS, packed, depth,
+                         base, z, z_row, flat, y, N, rows, last - first)  # fmt: skip
 
 
 @njit(inline="always")
@@ -170,7 +199,7 @@ def forward(gates, h, c, Wh, packed, counter, across, part, parts):
             start = gate * H + j0 if across else 0
             columns = j1 - j0 if across else 4 * H
             z = (t * N + n0) * 4 * H + start
-            multiply(h, (t * N + n0) * H, H, 1, packed[start * H :], H,
+            multiply(h, (t * N + n0) * H, ROWS * H, H, 1, packed[start * H :], H,
                      flat, z, 4 * H, flat, z, 4 * H, n1 - n0, columns)  # fmt: skip
         for n in range(n0, n1):
             z, prev, new = (t * N + n) * 4 * H, (kept * t * N + n) * H, (kept * (t + 1) * N + n) * H
@@ -231,7 +260,7 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, counter, across, part
                 cell_gradient(gates, z + j, H, c, x + j, prev_c, y + j, dh, d + j, carry, dc, da, j1 - j, one, bound)
         if across:
             wait(counter, parts * (T - t + 1))
-        multiply(da, (t * N + n0) * 4 * H, 4 * H, 1, packed[j0 * 4 * H :], 4 * H,
+        multiply(da, (t * N + n0) * 4 * H, ROWS * 4 * H, 4 * H, 1, packed[j0 * 4 * H :], 4 * H,
                  zeros, j0, 0, flat, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
 
 
@@ -246,10 +275,10 @@ def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
             for n in range(0, N, ROWS):
                 y = n * columns + j
                 if k == 0:
-                    tile(A, n * K, K, 1, B, j, columns, depth, base, n * z_row + j, z_row,
+                    tile(A, n * K, K, 1, B, j, columns, depth, j, 0, base, n * z_row + j, z_row,
                          out, y, columns, min(ROWS, N - n), width)  # fmt: skip
                 else:
-                    tile(A, n * K + k, K, 1, B, k * columns + j, columns, depth, out, y, columns,
+                    tile(A, n * K + k, K, 1, B, k * columns + j, columns, depth, j, 0, out, y, columns,
                          out, y, columns, min(ROWS, N - n), width)  # fmt: skip
 
 

@@ -206,12 +206,48 @@ def expm1(typing, x):
 
 
 @intrinsic
-def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, rows, columns):
+def transpose(typing, A, a, a_row, out, y, y_row):
+    """A square of as many rows as a vector has lanes, from A into out, transposed; offsets and steps as in `tile`."""
+
+    def generate(context, builder, signature, arguments):
+        number = context.get_value_type(signature.args[0].dtype)
+        kind = _vector(number)
+        lanes, align = kind.count, _size(kind)
+
+        def row(k, index):
+            offset = builder.add(arguments[k + 1], builder.mul(INT(index), arguments[k + 2]))
+            pointer = builder.gep(_data(context, builder, signature, arguments, k), [offset])
+            return builder.bitcast(pointer, kind.as_pointer())
+
+        def mixed(first, second, order):
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
+            return builder.shuffle_vector(first, second, mask)
+
+        rows = [builder.load(row(0, index), align=align) for index in range(lanes)]
+        size = 1
+        while size < lanes:  # squares of this size change places, in pairs beside the diagonal
+            upper = [lane + lanes - size if lane & size else lane for lane in range(lanes)]
+            lower = [lane + lanes if lane & size else lane + size for lane in range(lanes)]
+            for index in range(lanes):
+                if not index & size:
+                    pair = rows[index], rows[index + size]
+                    rows[index], rows[index + size] = mixed(*pair, upper), mixed(*pair, lower)
+            size *= 2
+        for index, vector in enumerate(rows):
+            builder.store(vector, row(3, index), align=align)
+        return context.get_dummy_value()
+
+    return types.void(A, a, a_row, out, y, y_row), generate
+
+
+@intrinsic
+def tile(typing, A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns):
     """out = base + A @ B for a tile of at most ROWS rows and VECTORS vectors of columns.
 
     Arrays are followed by the offset of the tile's first element, and by what takes one row, or one step of k, further:
     all in elements. Columns are contiguous; B has whole vectors of them. The sum over k starts from zero, runs in
-    order, and is then added to `base`: a result has the same bits in whichever tile it is computed.
+    order, and is then added to `base`: a result has the same bits in whichever tile it is computed. On the way, the
+    elements of B from `ahead` on, `ahead_k` for each k, are asked for: what the next tiles want is then at hand.
     """
 
     def generate(context, builder, signature, arguments):
@@ -219,7 +255,7 @@ def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, 
         kind = _vector(number)
         lanes, align = kind.count, _size(kind)
         zero = ir.Constant(kind, None)
-        _, _, a_row, a_k, _, _, b_k, K, _, _, z_row, _, _, y_row, rows, columns = arguments
+        _, _, a_row, a_k, _, _, b_k, K, ahead, ahead_k, _, _, z_row, _, _, y_row, rows, columns = arguments
 
         def place(pointer, *steps):
             """The pointer, so many times so many elements further on."""
@@ -231,17 +267,18 @@ def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, 
         def start(k):
             return place(_data(context, builder, signature, arguments, k), (arguments[k + 1], 1))
 
-        def prefetch(pointer):
-            """Ask for the memory that is wanted when the sums are done."""
+        def prefetch(pointer, write, level):
+            """Ask for memory that is wanted later: to read or to write, in the cache of level 3 - `level`."""
             byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
             function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
             function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-            builder.call(function, [builder.bitcast(pointer, byte), word(1), word(3), word(1)])  # to write; keep; data
+            builder.call(function, [builder.bitcast(pointer, byte), word(write), word(level), word(1)])
 
         def vector_at(pointer):
             return builder.bitcast(pointer, kind.as_pointer())
 
-        left, right, before, after = start(0), start(4), start(8), start(11)
+        left, right, before, after = start(0), start(4), start(10), start(13)
+        wanted = place(_data(context, builder, signature, arguments, 4), (ahead, 1))
         vectors = builder.sdiv(builder.add(columns, INT(lanes - 1)), INT(lanes))
         full = builder.icmp_signed("==", builder.mul(vectors, INT(lanes)), columns)
         mask = _lanes_below(builder, builder.sub(columns, builder.mul(builder.sub(vectors, INT(1)), INT(lanes))), kind)
@@ -256,7 +293,7 @@ def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, 
                 switch.add_case(INT(R * (VECTORS + 1) + C), entry)
                 builder.position_at_end(entry)
                 for r, v in cells:
-                    prefetch(place(before, (r, z_row), (v, lanes)))
+                    prefetch(place(before, (r, z_row), (v, lanes)), 1, 3)
                 builder.branch(loop)
 
                 builder.position_at_end(loop)
@@ -264,6 +301,7 @@ def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, 
                 sums = {cell: builder.phi(kind) for cell in cells}
                 row_of_B = [builder.load(vector_at(place(right, (k, b_k), (v, lanes))), align=align) for v in range(C)]
                 new = {}
+                prefetch(place(wanted, (k, ahead_k)), 0, 2)
                 for r in range(R):
                     scalar = _splat(builder, builder.load(place(left, (k, a_k), (r, a_row))), kind)
                     for v in range(C):
@@ -294,4 +332,5 @@ def tile(typing, A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, 
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(A, a, a_row, a_k, B, b, b_k, K, base, z, z_row, out, y, y_row, rows, columns), generate
+    signature = types.void(A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns)
+    return signature, generate
