@@ -14,7 +14,8 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
-    product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, compute dtype
+    product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
+                                                    of 0, in the compute dtype
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
     warmup(dtype)                                   compile ahead for a dtype, by its name

@@ -6,6 +6,7 @@ products of the other stages run in the same way, so that no second pool of thre
 """
 
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from threading import Timer
@@ -17,7 +18,7 @@ from . import numpy_fused
 
 name = "numpy_numba"
 
-NOTICE = "lstm_xp: preparing compiled code for {dtype}; this takes a while once, and is then kept on disk"
+NOTICE = "lstm_xp: preparing compiled code for {dtype}, which takes a while; it is kept on disk where that can be done"
 DTYPES = ("float32", "float64")
 
 # Flop below which a second thread costs more than it does: to wake it takes about 50 us.
@@ -76,24 +77,21 @@ def product(A, B, bias=None):
     out = np.empty((M, N), A.dtype)
     bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
     parts = min(code.threads(), max(1, int(2 * M * K * N / WORTH_A_THREAD)))
-    code.pool.run(lambda part, parts: code.product(A, B, bias, out, part, parts), parts)
+    code.pool.run(lambda *share: code.product(A, B, bias, out, *share), parts)
     return out
 
 
 def step(x, h, c, Wx, Wh, b):
-    arrays = (x, h, c, Wx, Wh)
     D, columns = Wx.shape
     code = _code(x.dtype.name)
+    arrays = (x, h, c, Wx, Wh, np.zeros(columns, x.dtype) if b is None else b)
     if columns % code.lanes or not all(v.flags.c_contiguous and v.flags.aligned and v.dtype.isnative for v in arrays):
         return numpy_fused.step(x, h, c, Wx, Wh, b)
     next_h, next_c = np.empty_like(h), np.empty_like(c)
-    arguments = *arrays, np.zeros(columns, x.dtype) if b is None else b, next_h, next_c
     # A few rows take as long as eight: the time is that of reading the weights.
-    if 2 * max(len(x), 8) * columns * (D + columns // 4) < WORTH_A_THREAD:
-        code.step(*arguments, 0, 1)
-    else:
-        parts = min(code.threads(), columns // 4 // code.panel or 1)
-        code.pool.run(lambda part, parts: code.step(*arguments, part, parts), parts)
+    H, worth = columns // 4, 2 * max(len(x), 8) * columns * (D + columns // 4) > WORTH_A_THREAD
+    parts = min(code.threads(), H // code.panel or 1) if worth and H % code.lanes == 0 else 1
+    code.pool.run(lambda *share: code.step(*arrays, next_h, next_c, *share), parts)
     return next_h, next_c
 
 
@@ -113,8 +111,7 @@ def _recurrence(code, kernel, T, N, H, *arguments):
     threads = code.threads() if T * step > WORTH_A_THREAD else 1
     across = N < ROWS * threads and H % code.panel == 0 and step > WORTH_A_MEETING
     parts = min(threads, H // code.panel if across else -(-N // ROWS))
-    counter = np.zeros(1, np.int64)
-    code.pool.run(lambda part, parts: kernel(*arguments, counter, across, part, parts), parts)
+    code.pool.run(lambda meeting, *share: kernel(*arguments, meeting, across, *share), parts)
 
 
 @cache
@@ -134,7 +131,8 @@ def _code(dtype):
     """The kernels compiled for a dtype, and what belongs to them."""
     notice = Timer(1.0, print, [NOTICE.format(dtype=dtype)], {"file": sys.stderr, "flush": True})
     notice.daemon = True
-    notice.start()
+    with suppress(RuntimeError):  # the system gives no more threads
+        notice.start()
     try:
         from .compiled import kernels, threads, vectors
 

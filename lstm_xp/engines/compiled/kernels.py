@@ -11,7 +11,8 @@ work.
 import numpy as np
 from numba import boolean, from_dtype, int64, njit, types
 
-from .meeting import wait
+from . import compiled
+from .meeting import begin, wait
 from .vectors import BYTES, ROWS, VECTORS, clamp, expm1, load, store, tile, transpose
 
 # A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows.
@@ -25,33 +26,33 @@ STREAMS = 16
 # Beyond this, exp(-x) is lost beside 1, in float64 too.
 BOUND = 40.0
 
-# numba: other threads of Python run meanwhile; 1/0 is inf, as in NumPy; products and sums may become one operation.
-OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-compiled = njit(**OPTIONS)
+# numba: 1/0 is inf, as in NumPy; products and sums may become one operation.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
+inlined = njit(nogil=True, **OPTIONS)
 
 
-@compiled
+@inlined
 def logistic(z, one, bound):
     """1 / (1 + exp(-z)), exactly 0 and 1 when saturated."""
     e = expm1(clamp(z, bound))
     return (e + one) / (e + (one + one))
 
 
-@compiled
+@inlined
 def tanh(z, one, bound):
     """(exp(2z) - 1) / (exp(2z) + 1), exactly -1 and 1 when saturated."""
     e = expm1(clamp(z + z, bound))
     return e / (e + (one + one))
 
 
-@compiled
+@inlined
 def share(size, unit, part, parts):
     """The part of 0..size that is a thread's, in whole units."""
     units = (size + unit - 1) // unit
     return min(units * part // parts * unit, size), min(units * (part + 1) // parts * unit, size)
 
 
-@compiled
+@inlined
 def pack(B, packed, first, last):
     """Columns first..last of B (K, M), any strides, into panels; `first` begins one. Missing columns become zeros."""
     K = B.shape[0]
@@ -77,7 +78,7 @@ def pack(B, packed, first, last):
                             packed[place + k * width + j + column] = value
 
 
-@compiled
+@inlined
 def pack_rows(A, packed, top, rows, k0, depth):
     """Rows top.. and steps k0.. of A (M, K), any strides, in blocks of ROWS rows, k after k; the size of a block."""
     block = ROWS * depth + PAD
@@ -96,7 +97,7 @@ def pack_rows(A, packed, top, rows, k0, depth):
     return block
 
 
-@compiled
+@inlined
 def multiply(A, a, a_block, a_row, a_k, packed, K, base, z, z_row, out, y, y_row, rows, columns):
     """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
 
@@ -127,8 +128,9 @@ def multiply(A, a, a_block, a_row, a_k, packed, K, base, z, z_row, out, y, y_row
                          out, after, y_row, out, after, y_row, count, width)  # fmt: skip
 
 
-def product(A, B, bias, out, part, parts):
+def product(A, B, bias, out, meeting, part, parts):
     """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides."""
+    begin(meeting, part)
     M, K = A.shape
     N = B.shape[1]
     lanes = BYTES // A.itemsize
@@ -177,11 +179,12 @@ def cell(gates, z, H, prev_c, prev, next_c, next, h, y, count, one, bound):
     store(h, y, o * tanh(c, one, bound), count)
 
 
-def forward(gates, h, c, Wh, packed, counter, across, part, parts):
+def forward(gates, h, c, Wh, packed, meeting, across, part, parts):
     """Gates over the pre-activations; h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on.
 
     With `across`, threads divide the units and meet after every step; without, they divide the rows.
     """
+    begin(meeting, part)
     T, N, _, H = gates.shape
     lanes = BYTES // gates.itemsize
     panel = VECTORS * lanes
@@ -191,7 +194,7 @@ def forward(gates, h, c, Wh, packed, counter, across, part, parts):
     kept = 0 if c.shape[0] == 1 else 1
     first, last = share(4 * H, panel, part, parts)
     pack(Wh, packed[first * H :], first, last)
-    wait(counter, parts)
+    wait(meeting, parts)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     j0, j1 = share(H, panel, part, parts) if across else (0, H)
     for t in range(T):
@@ -209,7 +212,7 @@ def forward(gates, h, c, Wh, packed, counter, across, part, parts):
             if j < j1:
                 cell(flat, z + j, H, cells, prev + j, cells, new + j, h, (t * N + N + n) * H + j, j1 - j, one, bound)
         if across:
-            wait(counter, parts * (t + 2))
+            wait(meeting, parts * (t + 2))
 
 
 @njit(inline="always")
@@ -231,11 +234,12 @@ def cell_gradient(gates, z, H, c, x, prev_c, y, dh, d, carry, dc, da, count, one
     store(dc, y, dc_j * f, count)
 
 
-def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, counter, across, part, parts):
+def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, meeting, across, part, parts):
     """da of all steps; `carry`, `dc` (N, H): the gradients of h and c behind the last step, then before the first.
 
     dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`.
     """
+    begin(meeting, part)
     T, N, _, H = gates.shape
     lanes = BYTES // gates.itemsize
     panel = VECTORS * lanes
@@ -245,7 +249,7 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, counter, across, part
     dh_t, dh_n = dh.strides[0] // dh.itemsize, dh.strides[1] // dh.itemsize
     first, last = share(H, panel, part, parts)
     pack(WhT, packed[first * 4 * H :], first, last)
-    wait(counter, parts)
+    wait(meeting, parts)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     j0, j1 = (first, last) if across else (0, H)
     for t in range(T - 1, -1, -1):
@@ -259,12 +263,12 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, counter, across, part
             if j < j1:
                 cell_gradient(gates, z + j, H, c, x + j, prev_c, y + j, dh, d + j, carry, dc, da, j1 - j, one, bound)
         if across:
-            wait(counter, parts * (T - t + 1))
+            wait(meeting, parts * (T - t + 1))
         multiply(da, (t * N + n0) * 4 * H, ROWS * 4 * H, 4 * H, 1, packed[j0 * 4 * H :], 4 * H,
                  zeros, j0, 0, flat, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
 
 
-@compiled
+@inlined
 def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
     """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory."""
     panel = VECTORS * (BYTES // A.itemsize)
@@ -282,8 +286,9 @@ def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
                          out, y, columns, min(ROWS, N - n), width)  # fmt: skip
 
 
-def step(x, h, c, Wx, Wh, b, next_h, next_c, part, parts):
+def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     """One step from weights as they are, whose columns fill whole vectors. Threads divide the units."""
+    begin(meeting, part)
     N, D = x.shape
     H = h.shape[1]
     lanes = BYTES // x.itemsize
@@ -315,20 +320,25 @@ def compile(dtype):
     def own(ndim):
         return types.Array(number, ndim, "C")
 
-    counter = types.Array(int64, 1, "C")
-    share = (counter, boolean, int64, int64)
+    meeting = types.Array(int64, 1, "C")
     signatures = {
-        product: (given(2, "A"), given(2, "A"), given(1), own(2), int64, int64),
-        forward: (own(4), own(3), own(3), given(2, "A"), own(1), *share),
-        step: (*[given(2)] * 5, given(1), own(2), own(2), int64, int64),
-        backward: (given(3, "A"), own(2), own(2), given(4), given(3), given(2), given(2, "A"), own(1), own(4), *share),
+        product: (given(2, "A"), given(2, "A"), given(1), own(2), meeting, int64, int64),
+        forward: (own(4), own(3), own(3), given(2, "A"), own(1), meeting, boolean, int64, int64),
+        step: (*[given(2)] * 5, given(1), own(2), own(2), meeting, int64, int64),
+        backward: (
+            given(3, "A"),
+            own(2),
+            own(2),
+            given(4),
+            given(3),
+            given(2),
+            given(2, "A"),
+            own(1),
+            own(4),
+            meeting,
+            boolean,
+            int64,
+            int64,
+        ),
     }
-    return {f.__name__: _cached(types.void(*arguments), f) for f, arguments in signatures.items()}
-
-
-def _cached(signature, function):
-    """Compiled, and kept on disk where there is a folder that numba may write to."""
-    try:
-        return njit(signature, cache=True, **OPTIONS)(function)
-    except RuntimeError:
-        return njit(signature, **OPTIONS)(function)
+    return {f.__name__: compiled(types.void(*arguments), **OPTIONS)(f) for f, arguments in signatures.items()}

@@ -1,47 +1,69 @@
-"""How threads in compiled code meet: a counter that all of them see."""
+"""How threads in compiled code meet: counters that all of them see.
+
+A meeting is an array of three counters, each in a line of memory of its own: how often threads have arrived (ARRIVED),
+whether there is work (BELL), how many are done with it (DONE). To wait, a thread looks for a while, for most waits are
+shorter than it takes to wake one up; then it sleeps between looks, so that whoever is waited for gets its processor.
+"""
 
 import os
 import platform
 
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import int64, njit, types, void
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-# Looks at the counter before a waiting thread lets others run.
-PATIENCE = 4000
+from . import compiled
+
+ARRIVED, BELL, DONE = 0, 16, 32
+
+# Looks before a waiting thread sleeps, some 200 us, and for how long, in microseconds.
+PATIENCE, NAP = 4000, 20
+CALLED_OFF = 2**62
+
+
+def new_meeting():
+    return np.zeros(48, np.int64)
+
+
+def call_off(meeting):
+    """Let whoever waits for arrivals go on: the work has failed."""
+    meeting[ARRIVED] = CALLED_OFF
 
 
 @intrinsic
-def arrive(typing, counter):
-    """Add one to counter[0], for all threads to see, together with everything that this one wrote before."""
+def add(typing, meeting, counter):
+    """Add one to a counter, for all threads to see, together with everything that this one wrote before."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        builder.atomic_rmw("add", array.data, ir.IntType(64)(1), "seq_cst")
+        builder.atomic_rmw("add", builder.gep(array.data, [arguments[1]]), ir.IntType(64)(1), "seq_cst")
         return context.get_dummy_value()
 
-    return types.void(counter), generate
+    return types.void(meeting, types.int64), generate
 
 
 @intrinsic
-def arrived(typing, counter):
-    """counter[0], as the last thread left it, together with everything that was written before."""
+def look(typing, meeting, counter):
+    """A counter, as the last thread left it, together with everything that was written before."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        return builder.load_atomic(array.data, ordering="seq_cst", align=8)
+        return builder.load_atomic(builder.gep(array.data, [arguments[1]]), ordering="seq_cst", align=8)
 
-    return types.int64(counter), generate
+    return types.int64(meeting, types.int64), generate
 
 
-def _instruction(name, result, doc):
+def _instruction(name, doc, *arguments):
     @intrinsic
     def call(typing):
-        def generate(context, builder, signature, arguments):
+        def generate(context, builder, signature, _):
             if name:
-                kind = ir.FunctionType(result, [])
-                builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [])
+                result = ir.VoidType() if name.startswith("llvm") else ir.IntType(32)
+                kind = ir.FunctionType(result, [ir.IntType(32)] * len(arguments))
+                function = cgutils.get_or_insert_function(builder.module, kind, name)
+                builder.call(function, [ir.IntType(32)(value) for value in arguments])
             return context.get_dummy_value()
 
         return types.void(), generate
@@ -51,19 +73,46 @@ def _instruction(name, result, doc):
 
 
 _x86 = platform.machine().lower() in ("x86_64", "amd64")
-pause = _instruction(_x86 and "llvm.x86.sse2.pause", ir.VoidType(), "Tell the processor that this thread only waits.")
-give_way = _instruction(
-    "SwitchToThread" if os.name == "nt" else "sched_yield", ir.IntType(32), "Let another thread have this processor."
-)
+pause = _instruction(_x86 and "llvm.x86.sse2.pause", "Tell the processor that this thread only waits.")
+sleep = _instruction(*("SwitchToThread", "") if os.name == "nt" else ("usleep", "", NAP))
 
 
 @njit(nogil=True)
-def wait(counter, arrivals):
+def wait(meeting, arrivals):
     """Meet the other threads: go on when so many arrivals have been counted."""
-    arrive(counter)
+    add(meeting, ARRIVED)
     looks = 0
-    while arrived(counter) < arrivals:
+    while look(meeting, ARRIVED) < arrivals:
         looks += 1
         pause()
         if looks > PATIENCE:
-            give_way()
+            sleep()
+
+
+@njit(nogil=True)
+def begin(meeting, part):
+    """The first thing in work: from here on the caller does without Python, so that workers can have it."""
+    if part == 0:
+        add(meeting, BELL)
+
+
+@compiled(void(int64[::1]))
+def listen(meeting):
+    """Done; then stay awake for a while, in case there is more."""
+    heard = look(meeting, BELL)
+    add(meeting, DONE)
+    looks = 0
+    while look(meeting, BELL) == heard and looks < PATIENCE:
+        looks += 1
+        pause()
+
+
+@compiled(void(int64[::1], int64))
+def see_off(meeting, workers):
+    """Wait until so many are done."""
+    looks = 0
+    while look(meeting, DONE) < workers:
+        looks += 1
+        pause()
+        if looks > PATIENCE:
+            sleep()

@@ -2,41 +2,30 @@
 
 import os
 from functools import cache
+from queue import SimpleQueue
 from threading import Lock, Thread
 
 from numba import config
 
+from .meeting import ARRIVED, DONE, call_off, listen, new_meeting, see_off
+
 
 class Worker:
-    """A thread that does one piece of work at a time: two locks, because a queue of futures takes twice as long."""
+    """A thread that does one piece of work after another, until it is given None."""
 
-    def __init__(self):
-        self.todo, self.done, self.work, self.error = Lock(), Lock(), None, None
-        self.todo.acquire()
-        self.done.acquire()
+    def __init__(self, meeting):
+        self.meeting, self.todo, self.error = meeting, SimpleQueue(), None
         Thread(target=self.serve, name="lstm_xp", daemon=True).start()
 
-    def start(self, work):
-        """Begin."""
-        self.work = work
-        self.todo.release()
-
-    def finish(self):
-        """Wait for the end."""
-        self.done.acquire()
-        error, self.error = self.error, None
-        if error:
-            raise error
-
     def serve(self):
-        while True:
-            self.todo.acquire()
+        while work := self.todo.get():
             try:
-                self.work()
+                work()
             except BaseException as error:
                 self.error = error
-            self.work = None  # arrays belong to the caller again
-            self.done.release()
+                call_off(self.meeting)
+            del work  # arrays belong to the caller again
+            listen(self.meeting)
 
 
 class Pool:
@@ -47,30 +36,42 @@ class Pool:
 
     def forget(self):
         """In a forked child: the parent's threads are not here, and its lock may be held for ever."""
-        self.free, self.workers = Lock(), []
+        self.free, self.workers, self.meeting = Lock(), [], new_meeting()
 
     def run(self, work, parts):
-        """work(part, parts) for every part, on a thread each; on the caller's alone where the pool is in use.
+        """work(meeting, part, parts) for every part, on a thread each; on the caller's alone where the pool is in use.
 
-        Parts may wait for each other: all of them run at once, or there is one.
+        Parts may wait for each other: all of them run at once, or there is one. Work that rings the bell of the meeting
+        finds workers awake that had something to do shortly before.
         """
         if parts == 1 or not self.free.acquire(blocking=False):
-            return work(0, 1)
+            return work(new_meeting(), 0, 1)
         try:
-            while len(self.workers) < parts - 1:
-                self.workers.append(Worker())
-        except RuntimeError:  # the system gives no more threads, or the interpreter is ending
-            self.free.release()
-            return work(0, 1)
-        try:
-            others = self.workers[: parts - 1]
-            for part, worker in enumerate(others, start=1):
-                worker.start(lambda part=part: work(part, parts))
-            work(0, parts)
-            for worker in others:
-                worker.finish()
+            self._together(work, parts)
+        except BaseException:  # an error of one part, or Ctrl-C: the others end by themselves, and serve no more
+            call_off(self.meeting)
+            for worker in self.workers:
+                worker.todo.put(None)
+            self.workers, self.meeting = [], new_meeting()
+            raise
         finally:
             self.free.release()
+
+    def _together(self, work, parts):
+        try:
+            while len(self.workers) < parts - 1:
+                self.workers.append(Worker(self.meeting))
+        except RuntimeError:  # the system gives no more threads, or the interpreter is ending
+            return work(new_meeting(), 0, 1)
+        meeting, others = self.meeting, self.workers[: parts - 1]
+        meeting[ARRIVED] = meeting[DONE] = 0
+        for part, worker in enumerate(others, start=1):
+            worker.todo.put(lambda part=part: work(meeting, part, parts))
+        work(meeting, 0, parts)
+        see_off(meeting, parts - 1)
+        for worker in others:
+            if worker.error:
+                raise worker.error
 
 
 def limit():
@@ -78,7 +79,7 @@ def limit():
 
     The BLAS's, because that is what `threadpoolctl` and OPENBLAS_NUM_THREADS set, and what lstm_xp would use otherwise.
     """
-    return max(1, min([config.NUMBA_NUM_THREADS, *(pool.get_num_threads() for pool in _blas())]))
+    return max(1, min([config.NUMBA_NUM_THREADS, *filter(None, (pool.get_num_threads() for pool in _blas()))]))
 
 
 @cache

@@ -1,0 +1,252 @@
+"""The compiled engine in processes of their own: forked, beside guarded memory, compiled anew for other processors."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lstm_xp
+from lstm_xp.engines import numpy_numba
+
+pytest.importorskip("numba")
+if numpy_numba.obstacle():
+    pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
+
+PACKAGE = Path(lstm_xp.__file__).parent
+TESTS = Path(__file__).parent
+posix = pytest.mark.skipif(os.name != "posix", reason="fork and mprotect are POSIX")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_before():
+    """So that no process but those that are to compile does."""
+    lstm_xp.warmup()
+
+
+def in_a_process(script, *arguments, path=PACKAGE.parent, **environment):
+    """A new interpreter that runs a script: the process, not waited for."""
+    variables = os.environ | {"PYTHONPATH": f"{path}{os.pathsep}{TESTS}"} | environment
+    command = [sys.executable, "-X", "faulthandler", "-c", script, *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=variables, cwd=path, **pipes)
+
+
+def outcome(process):
+    """What it printed, by line, and what it wrote to stderr."""
+    printed, errors = process.communicate(timeout=600)
+    lines = printed.splitlines()
+    assert process.returncode == 0, f"status {process.returncode} after {lines[-1:]}: {errors}"
+    return lines, errors
+
+
+# --- Threads that start, and processes that fork
+
+# More rows than units, and the other way round; the BLAS is told the same as numba, whose least counts.
+PROCESSES = """
+import multiprocessing, os, signal, sys, threading
+from concurrent.futures import ProcessPoolExecutor
+from problems import ARGUMENTS, host, random_problem, run, same_bits
+import lstm_xp
+from lstm_xp.engines.compiled import threads
+
+PROBLEMS = [random_problem(5, 4, 7, 320), random_problem(40, 50, 7, 33)]
+
+def results():
+    return [host(run(values, engine="numpy_numba")) for values in PROBLEMS]
+
+def same(some, others):
+    return all(same_bits(one[name], other[name]) for one, other in zip(some, others, strict=True) for name in one)
+
+def count():
+    return sum(thread.name == "lstm_xp" for thread in threading.enumerate())
+
+def forked(what, expected):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # ends a child that waits for ever
+        try:
+            os._exit(0 if count() == 0 and same(results(), expected) and count() == int(sys.argv[1]) else 1)
+        except BaseException:
+            os._exit(2)
+    print(what, os.waitpid(child, 0)[1], flush=True)
+
+expected = results()
+print("threads", count(), flush=True)
+if hasattr(os, "fork"):
+    forked("forked", expected)
+    with threads.pool.free:
+        forked("forked while the pool was in use", expected)
+    print("the parent", 0 if same(results(), expected) else 1, flush=True)
+if sys.argv[1] == "1":
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as others:
+        values = PROBLEMS[0]
+        h, cache = others.submit(lstm_xp.lstm_forward, *(values[name] for name in ARGUMENTS[:5]),
+                                 c0=values["c0"], engine="numpy_numba").result(60)
+    print("spawned", 0 if same_bits(h, expected[0]["h"]) else 1)
+"""
+
+
+@pytest.mark.parametrize(("numba", "blas", "started"), [("2", "3", 1), ("3", "1", 0)])
+def test_limits_of_the_environment_and_children(numba, blas, started):
+    """numba allows no more threads than it finds processors, unless it is told so."""
+    limits = {"NUMBA_NUM_THREADS": numba} | dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), blas)
+    lines, _ = outcome(in_a_process(PROCESSES, str(started), OMP_NUM_THREADS=blas, **limits))
+    assert lines[0] == f"threads {started}"
+    assert [line.split()[-1] for line in lines[1:]] == ["0"] * (len(lines) - 1), lines
+    assert len(lines) == 1 + 3 * hasattr(os, "fork") + started
+
+
+# --- Memory that is not its own
+
+# Each array ends, or begins, where the system lets nobody read or write; what the engine allocates, too.
+GUARD = """
+import ctypes, mmap, sys, types
+import numpy as np
+import problems
+from lstm_xp.engines import numpy_numba
+from lstm_xp.engines.compiled import threads
+
+libc, page, maps = ctypes.CDLL(None), mmap.PAGESIZE, []
+
+def guarded(shape, dtype=float, at_end=True):
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = -(-max(size, 1) // page) * page
+    maps.append(mmap.mmap(-1, room + 2 * page))
+    start = ctypes.addressof(ctypes.c_char.from_buffer(maps[-1]))
+    for place in (start, start + page + room):
+        assert libc.mprotect(ctypes.c_void_p(place), ctypes.c_size_t(page), 0) == 0
+    offset = page + (room - size if at_end else 0)
+    return np.frombuffer(maps[-1], dtype, size // np.dtype(dtype).itemsize, offset).reshape(shape)
+
+def copy(v, at_end):
+    out = guarded(v.shape, v.dtype, at_end)
+    out[...] = v
+    return out
+
+threads.limit = lambda: 3
+numpy_numba.WORTH_A_THREAD = numpy_numba.WORTH_A_MEETING = 1.0
+for at_end in (True, False):
+    proxy = types.SimpleNamespace(**vars(np))
+    proxy.empty = lambda shape, dtype: guarded(shape, dtype, at_end)
+    proxy.ascontiguousarray = lambda v, *dtype: copy(np.ascontiguousarray(v, *dtype), at_end)
+    numpy_numba.np = proxy
+    for dtype in numpy_numba.DTYPES:
+        for N, T, D, H in eval(sys.argv[2]):
+            print(dtype, N, T, D, H, "at the end" if at_end else "at the beginning", flush=True)
+            values = problems.random_problem(N, T, D, H)
+            arrays = {name: copy(v.astype(dtype), at_end) for name, v in values.items()}
+            if sys.argv[1] == "sequence":
+                results = problems.run(arrays, engine="numpy_numba")
+            else:
+                x = copy(arrays["x"][:, 0], at_end)
+                results = numpy_numba.step(x, *(arrays[name] for name in ("h0", "c0", "Wx", "Wh", "b")))
+            del results
+print("done")
+"""
+
+
+@posix
+@pytest.mark.parametrize(
+    ("what", "sizes"),
+    [
+        ("sequence", [(1, 2, 1, 1), (3, 2, 5, 7), (7, 3, 17, 33), (2, 2, 3, 64), (5, 2, 65, 192), (13, 2, 1, 68)]),
+        ("step", [(1, 1, 1, 1), (2, 1, 3, 5), (3, 1, 5, 64), (4, 1, 7, 33), (7, 1, 33, 320), (2, 1, 3, 24)]),
+        ("step", [(3, 1, 17, 260), (3, 1, 17, 132), (3, 1, 17, 68), (3, 1, 17, 34)]),
+    ],
+)
+def test_nothing_beyond_an_array_is_touched(what, sizes):
+    lines, _ = outcome(in_a_process(GUARD, what, repr(sizes)))
+    assert lines[-1] == "done"
+
+
+# --- Compiled anew, for narrower registers, with a folder for the cache and without
+
+COMPARE = """
+import sys, time
+from problems import compare, random_problem, rounded, run, same_bits
+from lstm_xp.engines import numpy_numba
+from lstm_xp.engines.compiled import vectors
+
+dtype, before = sys.argv[1], time.monotonic()
+code = numpy_numba._code(dtype)
+print(time.monotonic() - before)
+print(vectors.BYTES, numpy_numba.__file__)
+for N, T, D, H in ((5, 7, 19, 33), (2, 5, 17, 192), (23, 3, 70, 68)):
+    values = random_problem(N, T, D, H)
+    expected = run(rounded(values, dtype), engine="array_api")
+    arrays = {name: value.astype(dtype) for name, value in values.items()}
+    code.threads = lambda: 1
+    one = run(arrays, engine="numpy_numba")
+    compare(one, expected, arrays["x"], T)
+    code.threads, numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = lambda: 2, 1.0, 1.0
+    two = run(arrays, engine="numpy_numba")
+    assert all(same_bits(one[name], two[name]) for name in one), (N, T, D, H)
+for kernel in (code.forward, code.backward, code.product, code.step):
+    print(sum(kernel.stats.cache_hits.values()))
+time.sleep(max(0, before + 1.5 - time.monotonic()))  # a notice that nobody called off comes after a second
+"""
+# Bytes of a register, a dtype, and what tells numba.
+PROCESSORS = {
+    "SSE": (16, "float64", "nehalem", "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt"),
+    "AVX2": (32, "float32", "haswell", "+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+avx,+avx2,+fma"),
+}
+on_x86 = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="for processors of x86-64")
+
+
+def start(processor, **options):
+    _, dtype, name, features = PROCESSORS[processor]
+    return in_a_process(COMPARE, dtype, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features, **options)
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """SSE with a folder for the cache, twice; AVX2 without any, from a copy whose __pycache__ is a file."""
+    from llvmlite import binding
+
+    folder = tmp_path_factory.mktemp("numba")
+    file = folder / "file"
+    file.touch()
+    shutil.copytree(PACKAGE, folder / "lstm_xp", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "lstm_xp" / "engines" / "compiled" / "__pycache__").touch()
+    nowhere = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME", "LOCALAPPDATA", "IPYTHONDIR"), f"{file}/no")
+    cache = {"NUMBA_CACHE_DIR": str(folder / "cache")}
+    processes = {"SSE": start("SSE", **cache)}
+    if binding.get_host_cpu_features().get("avx2"):
+        processes["AVX2"] = start("AVX2", path=folder, **nowhere)
+    try:
+        results = {name: outcome(process) for name, process in processes.items()}
+        # Where other work slows this down, loading takes more than the second after which the notice appears.
+        for _ in range(5):
+            lines, _ = results["SSE, again"] = outcome(start("SSE", **cache))
+            if float(lines[0]) < 0.9:
+                break
+        return results | {"AVX2 from": folder}
+    finally:
+        for process in processes.values():
+            process.kill()
+
+
+@on_x86
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_narrower_registers(compiled, processor):
+    """Within the table, and the same bits for one thread and two (which the script asserts), after one notice."""
+    if processor not in compiled:
+        pytest.skip(f"this machine has no {processor}")
+    size, dtype, *_ = PROCESSORS[processor]
+    (_, registers, *hits), errors = compiled[processor]
+    assert registers.split()[0] == str(size)
+    assert registers.split()[1].startswith(str(compiled["AVX2 from"] if processor == "AVX2" else PACKAGE))
+    assert hits == [*"0000"]  # no kernel came from a cache
+    assert errors == numpy_numba.NOTICE.format(dtype=dtype) + "\n"
+
+
+@on_x86
+def test_what_was_compiled_before_is_loaded_in_silence(compiled):
+    (seconds, _, *hits), errors = compiled["SSE, again"]
+    assert hits == [*"1111"]
+    assert float(seconds) < 0.9
+    assert errors == ""

@@ -1,0 +1,367 @@
+"""Threads of the compiled engine: the same bits for any number of them, and a pool that nothing puts out of step."""
+
+import faulthandler
+import signal
+import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from problems import given, host, random_problem, run, same_bits
+
+from lstm_xp.engines import numpy_numba
+
+pytest.importorskip("numba")
+if numpy_numba.obstacle():
+    pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
+
+from lstm_xp.engines.compiled import threads
+
+NAME = numpy_numba.name
+LIMITS = (1, 2, 3, 5)
+# Seconds after which threads are taken to wait for each other for ever.
+PATIENCE = 120
+dtypes = pytest.mark.parametrize("dtype", numpy_numba.DTYPES)
+
+
+@pytest.fixture(autouse=True)
+def deadlocks_fail():
+    """Threads that wait for each other hold no lock of Python's: only the end of the process ends them."""
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    """A function that says how many threads are allowed, however many this machine or the BLAS would allow."""
+    monkeypatch.setattr(threads, "_blas", tuple)
+
+    def allow(count):
+        monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", count)
+        assert threads.limit() == count
+
+    return allow
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Threads are worth it for the smallest of problems."""
+    monkeypatch.setattr(numpy_numba, "WORTH_A_THREAD", 1.0)
+    monkeypatch.setattr(numpy_numba, "WORTH_A_MEETING", 1.0)
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """What the engine allocates is full of NaN, so that nothing read too early looks right by chance."""
+
+    class Poison:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        @staticmethod
+        def empty(shape, dtype):
+            return np.full(shape, np.nan, dtype)
+
+        @staticmethod
+        def empty_like(v):
+            return np.full(v.shape, np.nan, v.dtype)
+
+    monkeypatch.setattr(numpy_numba, "np", Poison())
+
+
+@pytest.fixture
+def uneven(request, monkeypatch):
+    """Parts begin one after the other, the last one first if it is said so; and what routes they take."""
+    routes, first = set(), ["first"]
+    code = numpy_numba._code(request.node.callspec.params["dtype"])
+
+    def wrap(kernel):
+        def begin(*arguments):
+            *_, across, part, parts = arguments
+            time.sleep(0.004 * (part if first[0] == "first" else parts - 1 - part))
+            routes.add("alone" if parts == 1 else "units" if across else "rows")
+            kernel(*arguments)
+
+        return begin
+
+    monkeypatch.setattr(code, "forward", wrap(code.forward))
+    monkeypatch.setattr(code, "backward", wrap(code.backward))
+    return routes, first
+
+
+def problem(library, dtype, N, T, D, H, seed=0):
+    return given(library("numpy"), random_problem(N, T, D, H, seed), dtype)
+
+
+def numba_run(arrays, **options):
+    return host(run(arrays, engine=NAME, **options))
+
+
+def assert_same_bits(results, expected, what=""):
+    for name, result in results.items():
+        assert same_bits(result, expected[name]), f"{name} {what}"
+
+
+# --- The same bits
+
+ROUTES = {"alone": (9, 4, 5, 17), "rows": (40, 50, 7, 33), "units": (5, 4, 7, 320)}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@dtypes
+def test_bits_do_not_depend_on_threads(library, limited, uneven, dtype, route):
+    """Each way to divide the work, as it is chosen by size; twice."""
+    arrays = problem(library, dtype, *ROUTES[route])
+    limited(1)
+    expected = numba_run(arrays)
+    for count in LIMITS:
+        limited(count)
+        uneven[0].clear()
+        for _ in range(2):
+            assert_same_bits(numba_run(arrays), expected, f"with {count} threads")
+        assert uneven[0] == {route if count > 1 else "alone"}
+
+
+SIZES = [(1, 3, 2, 1), (2, 3, 3, 64), (5, 4, 2, 192), (3, 2, 5, 320), (23, 3, 3, 5), (9, 3, 70, 68), (7, 2, 33, 33)]
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@dtypes
+def test_bits_do_not_depend_on_how_few_steps_rows_or_units_a_thread_has(
+    library, limited, eager, poisoned, uneven, dtype, sizes, order
+):
+    arrays = problem(library, dtype, *sizes)
+    uneven[1][0] = order
+    limited(1)
+    expected = numba_run(arrays)
+    assert all(np.all(np.isfinite(result)) for result in expected.values())
+    for count in LIMITS[1:]:
+        limited(count)
+        assert_same_bits(numba_run(arrays), expected, f"with {count} threads")
+        light = numba_run(arrays, training=False)
+        assert_same_bits(light, expected, f"with {count} threads, without training")
+
+
+@dtypes
+def test_threads_meet_after_every_step(library, limited, eager, poisoned, dtype):
+    """Many short steps, unequal parts: a thread that did not wait would read what is not there yet."""
+    arrays = problem(library, dtype, 2, 200, 3, 192)
+    limited(1)
+    expected = numba_run(arrays)
+    limited(2)
+    for _ in range(5):
+        assert_same_bits(numba_run(arrays), expected)
+
+
+@pytest.mark.parametrize("sizes", [(301, 600, 299), (3, 40, 1000), (700, 3, 5), (64, 1030, 70)], ids=str)
+@dtypes
+def test_products_do_not_depend_on_threads(limited, eager, poisoned, dtype, sizes):
+    M, K, N = sizes
+    rng = np.random.default_rng(0)
+    A, B, bias = (rng.standard_normal(shape).astype(dtype) for shape in ((M, K), (K, N), N))
+    limited(1)
+    expected = numpy_numba.product(A, B, bias)
+    for count in LIMITS[1:]:
+        limited(count)
+        for a in (A, np.asfortranarray(A)):
+            for b in (B, np.asfortranarray(B)):
+                assert same_bits(numpy_numba.product(a, b, bias), expected), count
+
+
+@pytest.mark.parametrize("sizes", [(1, 420, 320), (7, 3, 192), (13, 33, 64)], ids=str)
+@dtypes
+def test_steps_do_not_depend_on_threads(limited, eager, poisoned, dtype, sizes):
+    N, D, H = sizes
+    values = random_problem(N, 1, D, H)
+    values["x"] = values["x"][:, 0]
+    arguments = [values[name].astype(dtype) for name in ("x", "h0", "c0", "Wx", "Wh", "b")]
+    limited(1)
+    expected = numpy_numba.step(*arguments)
+    for count in LIMITS[1:]:
+        limited(count)
+        for result, alone in zip(numpy_numba.step(*arguments), expected, strict=True):
+            assert same_bits(result, alone), count
+
+
+# --- Several callers
+
+
+@dtypes
+def test_whoever_comes_while_the_pool_is_in_use_works_alone(library, limited, uneven, dtype):
+    arrays = problem(library, dtype, *ROUTES["units"])
+    limited(3)
+    expected = numba_run(arrays)
+    uneven[0].clear()
+    with threads.pool.free:
+        assert_same_bits(numba_run(arrays), expected)
+    assert uneven[0] == {"alone"}
+
+
+@dtypes
+def test_callers_on_several_threads_get_what_each_gets_alone(library, limited, eager, dtype):
+    sizes = [(5, 30, 7, 64), (23, 30, 5, 33), (2, 20, 9, 192)]
+    problems = [problem(library, dtype, *each, seed=seed) for seed, each in enumerate(sizes)]
+    limited(2)
+    expected = [numba_run(arrays) for arrays in problems]
+    together = threading.Barrier(4)
+
+    def call(first):
+        together.wait()
+        order = [(first + k) % len(problems) for k in range(2 * len(problems))]
+        return [(k, numba_run(problems[k])) for k in order]
+
+    with ThreadPoolExecutor(4) as callers:
+        for results in callers.map(call, range(4)):
+            for k, result in results:
+                assert_same_bits(result, expected[k], f"of problem {k}")
+
+
+# --- The pool
+
+
+@pytest.fixture
+def pool():
+    return threads.Pool()
+
+
+def test_every_part_is_done_once_and_on_a_thread_of_its_own(pool):
+    for parts in (1, 3, 2, 5, 1):
+        seen, barrier = [], threading.Barrier(parts)
+
+        def work(meeting, part, parts, seen=seen, barrier=barrier):
+            barrier.wait(PATIENCE / 2)
+            seen.append((part, parts, threading.get_ident()))
+
+        pool.run(work, parts)
+        assert sorted(part for part, _, _ in seen) == list(range(parts))
+        assert {given for _, given, _ in seen} == {parts}
+        assert len({thread for *_, thread in seen}) == parts
+        assert (0, parts, threading.get_ident()) in seen
+    assert len(pool.workers) == 4
+
+
+def test_nothing_of_the_caller_is_kept(pool):
+    class Thing:
+        pass
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    pool.run(lambda meeting, part, parts, thing=thing: None, 3)
+    del thing
+    until = time.monotonic() + 5
+    while gone() is not None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert gone() is None
+
+
+def test_where_no_thread_can_be_had_the_caller_works_alone(pool, monkeypatch):
+    def none(thread):
+        raise RuntimeError("can't start new thread")
+
+    seen = []
+    monkeypatch.setattr(threading.Thread, "start", none)
+    for _ in range(2):
+        pool.run(lambda meeting, part, parts: seen.append((part, parts)), 3)
+    assert seen == [(0, 1)] * 2
+    monkeypatch.undo()
+    pool.run(lambda meeting, part, parts: seen.append((part, parts)), 3)
+    assert sorted(seen[2:]) == [(0, 3), (1, 3), (2, 3)]
+
+
+class Failure(Exception):
+    pass
+
+
+def in_step(pool):
+    """Whether the pool still returns when all parts are done, and no sooner: five calls."""
+    for _ in range(5):
+        seen = []
+
+        def work(meeting, part, parts, seen=seen):
+            time.sleep(0.02 * part)
+            seen.append(part)
+
+        pool.run(work, 3)
+        if sorted(seen) != [0, 1, 2]:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_part_that_fails_is_reported_and_the_pool_stays_in_step(pool, failing):
+    ended = []
+
+    def work(meeting, part, parts):
+        if part == failing:
+            raise Failure
+        time.sleep(0.1)
+        ended.append(part)
+
+    with pytest.raises(Failure):
+        pool.run(work, 3)
+    assert in_step(pool)
+    assert len(ended) == 2
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timers that send signals")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("busy", ["caller", "workers"])
+def test_an_interrupt_leaves_the_pool_in_step(pool, busy):
+    """Ctrl-C while a call computes, as in a notebook: the next call must not take its leftovers for its own."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def work(meeting, part, parts):
+        time.sleep(0.3 if (part == 0) == (busy == "caller") else 0.2 if part else 0)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(work, 3)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert in_step(pool)
+
+
+# --- Limits
+
+
+def test_the_least_of_the_limits_counts(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", 3)
+    for count in (1, 2, 4):
+        with threadpoolctl.threadpool_limits(count, user_api="blas"):
+            allowed = {pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"}
+            assert threads.limit() == min(3, *allowed)
+            if count == 1:
+                assert threads.limit() == 1
+
+
+def test_a_blas_that_does_not_tell_sets_no_limit(monkeypatch):
+    """threadpoolctl gives None for one that lacks the function it asks."""
+    monkeypatch.setattr(threads, "_blas", lambda: (SimpleNamespace(get_num_threads=lambda: None),))
+    monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", 3)
+    assert threads.limit() == 3
+
+
+@dtypes
+def test_no_more_threads_are_started_than_are_allowed(library, limited, eager, monkeypatch, dtype):
+    """Whatever the problem: the caller is one of them."""
+    pool = threads.Pool()
+    monkeypatch.setattr(numpy_numba._code(dtype), "pool", pool)
+    for count in LIMITS:
+        limited(count)
+        before = threading.active_count(), len(pool.workers)
+        for sizes in ROUTES.values():
+            numba_run(problem(library, dtype, *sizes))
+        assert len(pool.workers) == count - 1
+        assert threading.active_count() - before[0] == len(pool.workers) - before[1]
