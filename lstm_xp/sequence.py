@@ -20,7 +20,7 @@ from .records import SequenceCache, SequenceGradients
 from .timeline import Timeline, rows_of
 
 # Without training, so many pre-activations are held at a time.
-CHUNK = 1 << 21
+CHUNK = 1 << 22
 
 
 def lstm_forward(
