@@ -21,9 +21,15 @@ def split(a):
     return a[..., :H], a[..., H : 2 * H], a[..., 2 * H : 3 * H], a[..., 3 * H :]
 
 
+def _same(v):
+    return v
+
+
 def conversions(x, xp):
     """To the compute dtype of x, and back to the dtype of x: functions that leave arrays of that dtype alone."""
     compute = checks.compute_dtype(x, xp)
+    if compute == x.dtype and getattr(compute, "isnative", True):
+        return _same, _same
     return (lambda v: xp.astype(v, compute, copy=False)), (lambda v: xp.astype(v, x.dtype, copy=False))
 
 

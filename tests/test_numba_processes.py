@@ -172,7 +172,7 @@ from lstm_xp.engines import numpy_numba
 from lstm_xp.engines.compiled import vectors
 
 dtype, before = sys.argv[1], time.monotonic()
-code = numpy_numba._code(dtype)
+code = numpy_numba._code(numpy_numba.np.dtype(dtype))
 print(time.monotonic() - before)
 print(vectors.BYTES, numpy_numba.__file__)
 for N, T, D, H in ((5, 7, 19, 33), (2, 5, 17, 192), (23, 3, 70, 68)):

@@ -77,7 +77,7 @@ def poisoned(monkeypatch):
 def uneven(request, monkeypatch):
     """Parts begin one after the other, the last one first if it is said so; and what routes they take."""
     routes, first = set(), ["first"]
-    code = numpy_numba._code(request.node.callspec.params["dtype"])
+    code = numpy_numba._code(np.dtype(request.node.callspec.params["dtype"]))
 
     def wrap(kernel):
         def begin(*arguments):
@@ -357,7 +357,7 @@ def test_a_blas_that_does_not_tell_sets_no_limit(monkeypatch):
 def test_no_more_threads_are_started_than_are_allowed(library, limited, eager, monkeypatch, dtype):
     """Whatever the problem: the caller is one of them."""
     pool = threads.Pool()
-    monkeypatch.setattr(numpy_numba._code(dtype), "pool", pool)
+    monkeypatch.setattr(numpy_numba._code(np.dtype(dtype)), "pool", pool)
     for count in LIMITS:
         limited(count)
         before = threading.active_count(), len(pool.workers)

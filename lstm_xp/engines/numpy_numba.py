@@ -43,7 +43,7 @@ def declines(problem):
 
 def forward(a, h0, c0, Wh, *, keep):
     T, N, H = *a.shape[:2], a.shape[2] // 4
-    code = _code(a.dtype.name)
+    code = _code(a.dtype)
     gates = np.ascontiguousarray(a).reshape(T, N, 4, H)
     h, c = np.empty((T + 1, N, H), a.dtype), np.empty((T + 1 if keep else 1, N, H), a.dtype)
     h[0], c[0] = h0, c0
@@ -53,7 +53,7 @@ def forward(a, h0, c0, Wh, *, keep):
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     T, N, H = c.shape
-    code = _code(c.dtype.name)
+    code = _code(c.dtype)
     dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else _plain(dh)
     if dh.strides[2] != dh.itemsize:
         dh = np.ascontiguousarray(dh)
@@ -71,33 +71,39 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
 
 def product(A, B, bias=None):
     """A @ B + bias, for two matrices of any strides."""
-    code = _code(A.dtype.name)
+    code = _code(A.dtype)
     A, B = _plain(A), _plain(B)
     (M, K), N = A.shape, B.shape[1]
     out = np.empty((M, N), A.dtype)
     bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
-    parts = min(code.threads(), max(1, int(2 * M * K * N / WORTH_A_THREAD)))
+    parts = int(2 * M * K * N / WORTH_A_THREAD)
+    parts = min(code.threads(), parts) if parts > 1 else 1
     code.pool.run(lambda *share: code.product(A, B, bias, out, *share), parts)
     return out
 
 
 def step(x, h, c, Wx, Wh, b):
-    D, columns = Wx.shape
-    code = _code(x.dtype.name)
-    arrays = (x, h, c, Wx, Wh, np.zeros(columns, x.dtype) if b is None else b)
-    if columns % code.lanes or not all(v.flags.c_contiguous and v.flags.aligned and v.dtype.isnative for v in arrays):
+    (N, D), columns = x.shape, Wx.shape[1]
+    code, H = _code(x.dtype), columns // 4
+    b = np.zeros(columns, code.dtype) if b is None else b
+    if columns % code.lanes or not code.dtype == x.dtype == h.dtype == c.dtype == Wx.dtype == Wh.dtype == b.dtype:
         return numpy_fused.step(x, h, c, Wx, Wh, b)
-    next_h, next_c = np.empty_like(h), np.empty_like(c)
-    # A few rows take as long as eight: the time is that of reading the weights.
-    H, worth = columns // 4, 2 * max(len(x), 8) * columns * (D + columns // 4) > WORTH_A_THREAD
-    parts = min(code.threads(), H // code.panel or 1) if worth and H % code.lanes == 0 else 1
-    code.pool.run(lambda *share: code.step(*arrays, next_h, next_c, *share), parts)
+    next_h, next_c = np.empty((N, H), code.dtype), np.empty((N, H), code.dtype)
+    try:
+        # A few rows take as long as eight: the time is that of reading the weights.
+        if 2 * max(N, 8) * columns * (D + H) < WORTH_A_THREAD or H % code.lanes:
+            code.step(x, h, c, Wx, Wh, b, next_h, next_c, code.alone, 0, 1)
+        else:
+            parts = min(code.threads(), H // code.panel or 1)
+            code.pool.run(lambda *share: code.step(x, h, c, Wx, Wh, b, next_h, next_c, *share), parts)
+    except TypeError:  # an array that is not contiguous or not aligned
+        return numpy_fused.step(x, h, c, Wx, Wh, b)
     return next_h, next_c
 
 
 def warmup(dtype):
     """Compile for a dtype, or load what was compiled before."""
-    _code(dtype)
+    _code(np.dtype(dtype))
 
 
 def _plain(v):
@@ -129,7 +135,9 @@ def obstacle():
 @cache
 def _code(dtype):
     """The kernels compiled for a dtype, and what belongs to them."""
-    notice = Timer(1.0, print, [NOTICE.format(dtype=dtype)], {"file": sys.stderr, "flush": True})
+    if not dtype.isnative:
+        return _code(dtype.newbyteorder("="))
+    notice = Timer(1.0, print, [NOTICE.format(dtype=dtype.name)], {"file": sys.stderr, "flush": True})
     notice.daemon = True
     with suppress(RuntimeError):  # the system gives no more threads
         notice.start()
@@ -139,12 +147,14 @@ def _code(dtype):
         compiled = kernels.compile(dtype)
     finally:
         notice.cancel()
-    panel = vectors.VECTORS * vectors.BYTES // np.dtype(dtype).itemsize
+    panel = vectors.VECTORS * vectors.BYTES // dtype.itemsize
     return SimpleNamespace(
         **compiled,
+        dtype=dtype,
         panel=panel,
         lanes=panel // vectors.VECTORS,
         packed=lambda columns: -(-columns // panel) * panel,
         threads=threads.limit,
         pool=threads.pool,
+        alone=threads.ALONE,
     )

@@ -9,6 +9,9 @@ from numba import config
 
 from .meeting import ARRIVED, DONE, call_off, listen, new_meeting, see_off
 
+# Of one part, which waits for nobody.
+ALONE = new_meeting()
+
 
 class Worker:
     """A thread that does one piece of work after another, until it is given None."""
@@ -45,7 +48,7 @@ class Pool:
         finds workers awake that had something to do shortly before.
         """
         if parts == 1 or not self.free.acquire(blocking=False):
-            return work(new_meeting(), 0, 1)
+            return work(ALONE, 0, 1)
         try:
             self._together(work, parts)
         except BaseException:  # an error of one part, or Ctrl-C: the others end by themselves, and serve no more
@@ -62,7 +65,7 @@ class Pool:
             while len(self.workers) < parts - 1:
                 self.workers.append(Worker(self.meeting))
         except RuntimeError:  # the system gives no more threads, or the interpreter is ending
-            return work(new_meeting(), 0, 1)
+            return work(ALONE, 0, 1)
         meeting, others = self.meeting, self.workers[: parts - 1]
         meeting[ARRIVED] = meeting[DONE] = 0
         for part, worker in enumerate(others, start=1):
