@@ -3,15 +3,24 @@
 from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forward
 from .checks import EngineError
 from .engines import warmup
+from .layers import LSTM, LayerCache
+from .masks import Masks
+from .onnx_operator import onnx_lstm
+from .parameters import Direction, State
 from .records import SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Direction",
     "EngineError",
+    "LSTM",
+    "LayerCache",
+    "Masks",
     "SequenceCache",
     "SequenceGradients",
+    "State",
     "StepCache",
     "StepGradients",
     "explain",
@@ -19,5 +28,6 @@ __all__ = [
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
+    "onnx_lstm",
     "warmup",
 ]

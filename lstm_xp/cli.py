@@ -1,4 +1,4 @@
-"""The command line: lstm-xp train | sample | check | info."""
+"""The command line: lstm-xp train | sample | convert | inspect | check | info."""
 
 import argparse
 import importlib
@@ -13,6 +13,8 @@ from .training.errors import UserError
 COMMANDS = {
     "train": "train a byte-level language model on a text",
     "sample": "write text with a trained model",
+    "convert": "convert weights from one file format to another",
+    "inspect": "show the LSTMs in a file of weights",
     "check": "check every array library, device and engine of this machine",
     "info": "show versions, devices and engines",
 }

@@ -5,12 +5,11 @@ Both are safetensors files, with all else as one JSON text in their metadata. No
 
 import importlib
 import json
-import os
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 
+from lstm_xp.files import write_atomically
 from lstm_xp.libraries import to_numpy
 
 from . import model
@@ -22,21 +21,6 @@ from .settings import Settings
 MODEL_FORMAT = "lstm-xp byte model 1"
 CHECKPOINT_FORMAT = "lstm-xp checkpoint 1"
 _KEY = "lstm_xp"
-
-
-def write_atomically(path, data):
-    """Put bytes into a file such that whoever reads it, at whatever moment, finds the old content or the new, whole."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def save_model(path, parameters, settings, **results):

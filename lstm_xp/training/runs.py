@@ -4,7 +4,9 @@ import json
 import time
 from pathlib import Path
 
-from .checkpoints import load_checkpoint, save_checkpoint, save_model, write_atomically
+from lstm_xp.files import write_atomically
+
+from .checkpoints import load_checkpoint, save_checkpoint, save_model
 from .curve import draw_curve
 from .errors import UserError
 

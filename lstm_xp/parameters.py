@@ -1,0 +1,155 @@
+r"""The parameters and the state of a network: what they are called, their shapes and order. Here, and nowhere else.
+
+The parameters of an `LSTM` are a tuple of `Direction`, one for each layer and direction, in PyTorch's order:
+
+    layer 0 forward, layer 0 reverse, layer 1 forward, ...     index = layer * directions + direction
+
+where directions is 2 for a bidirectional network, else 1 (then all layers run in the network's one direction).
+The sizes are D for the features that enter the layer, H for the cells, R for the hidden state: R = P, the size of the
+projection, where there is one, else R = H. D is input_size for layer 0, and directions * R for the others: the features
+[forward, reverse] of the layer before, side by side. Weights are multiplied from the right: x @ Wx, h @ Wh. Their
+columns, like every axis of length 4*H, are the gate blocks i, f, o, g.
+
+    Wx         (D, 4*H)   input weights
+    Wh         (R, 4*H)   recurrent weights
+    b          (4*H,)     bias (PyTorch: bias_ih + bias_hh); None with bias=False
+    Wp         (H, P)     projection of the hidden state; None without
+    peepholes  (3, H)     from the cell state to the gates i, f, o; None without
+    gain_x     (4*H,)     layer normalisation, gain of x @ Wx; None without, as are the next three
+    gain_h     (4*H,)     layer normalisation, gain of h @ Wh
+    gain_c     (H,)       layer normalisation, gain of the cell state before its tanh
+    bias_c     (H,)       layer normalisation, bias of the same
+
+A network with coupled gates has the blocks of its forget gate all the same, as in ONNX: they are not used, and their
+gradients are zero. The state is `State(h, c)` with h (layers * directions, N, R) and c (layers * directions, N, H).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import checks
+from .checks import Array
+from .libraries import Library
+
+
+class Direction(NamedTuple):
+    """The parameters of one direction of one layer, or their gradients; shapes in the docstring of this file."""
+
+    Wx: Array
+    Wh: Array
+    b: Array | None = None
+    Wp: Array | None = None
+    peepholes: Array | None = None
+    gain_x: Array | None = None
+    gain_h: Array | None = None
+    gain_c: Array | None = None
+    bias_c: Array | None = None
+
+
+class State(NamedTuple):
+    """Hidden state h (layers * directions, N, R) and cell state c (layers * directions, N, H), or their gradients."""
+
+    h: Array | None
+    c: Array | None
+
+
+def shapes(network, layer):
+    """The parameters that one direction of a layer has: name -> (its shape in letters, its shape in numbers)."""
+    H, R = network.hidden_size, network.output_size
+    D = network.input_size if layer == 0 else network.directions * R
+    has = {"Wx": ("(D, 4*H)", (D, 4 * H)), "Wh": ("(R, 4*H)", (R, 4 * H))}
+    if network.bias:
+        has["b"] = ("(4*H,)", (4 * H,))
+    if network.proj_size:
+        has["Wp"] = ("(H, P)", (H, R))
+    if network.peepholes:
+        has["peepholes"] = ("(3, H)", (3, H))
+    if network.layer_norm:
+        has |= {"gain_x": ("(4*H,)", (4 * H,)), "gain_h": ("(4*H,)", (4 * H,))}
+        has |= {"gain_c": ("(H,)", (H,)), "bias_c": ("(H,)", (H,))}
+    return has
+
+
+def state_shapes(network, N):
+    """The same for the state of N rows."""
+    K, H, R = network.num_layers * network.directions, network.hidden_size, network.output_size
+    return {"h": ("(layers * directions, N, R)", (K, N, R)), "c": ("(layers * directions, N, H)", (K, N, H))}
+
+
+def place(network, index):
+    """What to call params[index] in a message."""
+    layer, second = divmod(index, network.directions)
+    return f"params[{index}] (layer {layer}, {'reverse' if second or network.reverse else 'forward'})"
+
+
+def initial(network, xp, dtype, device, seed):
+    """Random parameters: drawn on the host, so that a seed means the same numbers in every array library."""
+    rng = np.random.default_rng(seed)
+    H = network.hidden_size
+    library = Library("init", checks.namespace(xp.zeros(1)), device)
+    if isinstance(dtype, type):  # numpy.float32
+        dtype = np.dtype(dtype)
+    dtype = dtype if isinstance(dtype, str) else checks.dtype_name(dtype)
+    if dtype not in library.dtypes():
+        raise TypeError(f"LSTM.init: dtype must be one of {', '.join(library.dtypes())}; got {dtype}.")
+    params = []
+    for index in range(network.num_layers * network.directions):
+        values = {}
+        for name, (_, shape) in shapes(network, index // network.directions).items():
+            if name.startswith("gain"):
+                values[name] = np.ones(shape)
+            elif name.startswith("b"):
+                values[name] = np.zeros(shape)
+            else:
+                values[name] = rng.uniform(-(H**-0.5), H**-0.5, shape)
+        if "b" in values:
+            values["b"][H : 2 * H] = network.forget_bias
+        params.append(Direction(**{name: library.asarray(value, dtype) for name, value in values.items()}))
+    return tuple(params)
+
+
+def check_parameters(function, network, params):
+    """Check that params are those of the network; return all arrays by the names that messages call them by."""
+    count = network.num_layers * network.directions
+    if not isinstance(params, tuple | list) or len(params) != count:
+        found = f"{len(params)} of them" if isinstance(params, tuple | list) else type(params).__name__
+        raise ValueError(
+            f"{function}: params must be a tuple of layers * directions = {count} Direction tuples; got {found}."
+        )
+    arrays = {}
+    for index, direction in enumerate(params):
+        if not isinstance(direction, Direction):
+            raise TypeError(f"{function}: params[{index}] must be a Direction; got {type(direction).__name__}.")
+        expected = shapes(network, index // network.directions)
+        for name, array in zip(Direction._fields, direction, strict=True):
+            where = f"{function}: {name} of {place(network, index)}"
+            if name not in expected:
+                if array is not None:
+                    raise ValueError(f"{where} must be None: the network is configured without it.")
+                continue
+            letters, numbers = expected[name]
+            if array is None:
+                raise ValueError(f"{where} must have shape {letters} = {numbers}; got None.")
+            found = tuple(getattr(array, "shape", ()))
+            if found != numbers:
+                hint = " It is the transpose: x @ Wx, h @ Wh, h @ Wp." if found == numbers[::-1] != numbers else ""
+                raise ValueError(f"{where} must have shape {letters} = {numbers}; got {found}.{hint}")
+            arrays[f"{name} of params[{index}]"] = array
+    return arrays
+
+
+def check_state(function, network, state, N, name="state"):
+    """Check a pair (h, c); return its arrays by the names that messages call them by."""
+    if not isinstance(state, tuple | list) or len(state) != 2:
+        raise TypeError(f"{function}: {name} must be a pair (h, c); got {type(state).__name__}.")
+    arrays = dict(zip(("h", "c"), state, strict=True))
+    if name == "state" and any(array is None for array in arrays.values()):
+        raise TypeError(f"{function}: {name} must have both h and c; got None for one. Pass state=None for zeros.")
+    for part, (letters, numbers) in state_shapes(network, N).items():
+        if arrays[part] is None:
+            continue
+        found = tuple(getattr(arrays[part], "shape", ()))
+        if found != numbers:
+            raise ValueError(f"{function}: {part} of {name} must have shape {letters} = {numbers}; got {found}.")
+    return {f"{part} of {name}": array for part, array in arrays.items() if array is not None}

@@ -1,0 +1,46 @@
+"""What `lstm-xp train` writes: the LSTM layers of its language models and checkpoints, to be read only.
+
+Embedding and output layer are left out: they are no part of an LSTM.
+"""
+
+import re
+
+from ..layers import LSTM
+from ..parameters import Direction
+from ..training.checkpoints import CHECKPOINT_FORMAT, MODEL_FORMAT
+from . import containers, tensors
+
+PREFIXES = {MODEL_FORMAT: "", CHECKPOINT_FORMAT: "parameter."}
+
+
+def recognises(path):
+    """Whether `lstm-xp train` wrote the file."""
+    about = containers.metadata(path)
+    return isinstance(about, dict) and about.get("format") in PREFIXES
+
+
+def names(path):
+    """The one LSTM of the file, which has no name."""
+    return [""] if recognises(path) else []
+
+
+def read(path, name=None):
+    """Network and parameters of the LSTM layers."""
+    tensors.one_of(str(path), names(path), name, "it was not written by lstm-xp train")
+    start = PREFIXES[containers.metadata(path)["format"]] + "lstm"
+    found = containers.entries(path)
+    layers = [each for each in found if re.fullmatch(rf"{re.escape(start)}\d+\.Wh", each)]
+    if not layers or f"{start}0.Wx" not in found:
+        raise containers.FileError(f"{path}: {start}0.Wx or {start}0.Wh is missing.")
+    arrays = containers.read(path, [each for each in found if each.startswith(start)])
+    H, _ = tensors.shape(str(path), layers[0], arrays[layers[0]], "(H, 4*H)")
+    D, _ = tensors.shape(str(path), f"{start}0.Wx", arrays[f"{start}0.Wx"], "(D, 4*H)")
+    network = LSTM(D, H, num_layers=len(layers))
+    rules = {}
+    for layer in range(network.num_layers):
+        rules[f"{start}{layer}.Wx"] = ("(D, 4*H)", (H if layer else D, 4 * H))
+        rules[f"{start}{layer}.Wh"] = ("(H, 4*H)", (H, 4 * H))
+        rules[f"{start}{layer}.b"] = ("(4*H,)", (4 * H,))
+    tensors.check(str(path), arrays, rules, f"there are {len(layers)} layers of H = {H}, the first of D = {D}")
+    params = (Direction(*(arrays[f"{start}{k}.{part}"] for part in ("Wx", "Wh", "b"))) for k in range(len(layers)))
+    return network, tuple(params)
