@@ -2,10 +2,10 @@
 
     python -m benchmarks.service [--torch torch==2.13.0] [--out FILE]
 
-Each contender gets a virtual environment of its own, with nothing but what it needs, and a process of its own that loads
-the model, computes one output, and then one for each of many requests (N = 1). All outputs must agree. The model, two
-bidirectional layers with random weights, is made with PyTorch, exported once as safetensors, and converted to ONNX with
-`lstm_xp.weights` (packages: the extra `weights`). Needs pip's index, and about 1.5 GB of disk.
+Each contender gets a virtual environment of its own, with nothing but what it needs, and a process of its own that
+loads the model, computes one output, and then one for each of many requests (N = 1). All outputs must agree. The model,
+two bidirectional layers with random weights, is made with PyTorch, exported once as safetensors, and converted to ONNX
+with `lstm_xp.weights` (its extra: `weights`). Needs pip's index, and about 1.5 GB of disk.
 """
 
 import argparse

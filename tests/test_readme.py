@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lstm_xp import LSTM, weights
+
 README = Path(__file__).parent.parent / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 
@@ -15,7 +17,10 @@ def test_there_are_examples_for_numpy_and_cupy():
 
 
 @pytest.mark.parametrize("example", [example for example in EXAMPLES if "import cupy" not in example])
-def test_example(example):
+def test_example(example, tmp_path, monkeypatch):
+    network = LSTM(3, 4, num_layers=2, bidirectional=True)
+    weights.write(tmp_path / "model.safetensors", network, network.init(), format="pytorch")  # as PyTorch names them
+    monkeypatch.chdir(tmp_path)
     exec(compile(example, str(README), "exec"), {})
 
 

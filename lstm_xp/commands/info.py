@@ -6,7 +6,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__, checks, engines, libraries
 
-PACKAGES = ("numpy", "array-api-compat", "rich", "matplotlib", "safetensors", "threadpoolctl")
+PACKAGES = (
+    "numpy", "array-api-compat", "numba", "rich", "matplotlib", "safetensors", "threadpoolctl", "h5py", "onnx",
+)  # fmt: skip
 
 
 def add_arguments(parser):
