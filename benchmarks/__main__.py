@@ -9,36 +9,51 @@ from time import monotonic
 
 from lstm_xp import engines
 
-from . import ceiling, machine, records, report, rivals, runner
-from .problems import GROWTH, SIZES, WHATS, Problem
+from . import ceiling, fresh, machine, records, report, rivals, runner
+from .problems import FRESH, GROWTH, SIZES, SMALL, START, WHATS, Problem
 
 DESCRIPTION = """\
 Measure LSTMs on this machine, each contender in a process of its own, in alternating rounds.
 Every contender is compared with a float64 reference before it is timed.
 """
 
-EPILOG = """\
-examples:
-  python -m benchmarks --out today.jsonl                     all eleven sizes, about ten minutes
+EXAMPLES = """\
+  python -m benchmarks --out today.jsonl                     everything, at eleven sizes: some twenty minutes
+  python -m benchmarks report today.jsonl --folder .         its tables and plots: today.md and images beside it
+  python -m benchmarks --sizes small --rounds 1 --seconds 0  a minute: is everybody installed, and right?
   python -m benchmarks --sizes n64-h512 --what training      one size, forward + backward
   python -m benchmarks --sizes 8,100,64,128 32,50,64,128     sizes of your own: N,T,D,H
-  python -m benchmarks --sizes growth --contenders lstm_xp   how time grows with N and T, by doublings
-  python -m benchmarks --contenders lstm_xp lstm_xp:array_api torch_cpu
-  python -m benchmarks --contenders lstm_xp my_rival.py      your own contender: see benchmarks/rivals/__init__.py
-  python -m benchmarks report today.jsonl --into benchmarks/README.md
+  python -m benchmarks --what memory start                   peak memory; time to import and to the first result
+  python -m benchmarks --what step --rivals onnxruntime      streaming, against one rival
+  python -m benchmarks --sizes growth --what inference training --rivals torch_cpu onnxruntime
+                                                             how time grows with N, T and H, by doublings
+  python -m benchmarks --contenders lstm_xp:numpy_numba lstm_xp:numpy_fused torch_cpu
+                                                             engines by name, against each other
+  python -m benchmarks --rivals my_rival.py                  a rival of your own: see benchmarks/rivals/__init__.py
+  python -m benchmarks --device cuda --out gpu.jsonl         CuPy arrays, and the rivals that run on a GPU
+"""
 
+EPILOG = """\
+examples:
+{examples}
 contenders:
   lstm_xp            this package, with the engine that it chooses by itself
   lstm_xp:ENGINE     with one of: {engines}
   {rivals}
+  FILE.py            one of your own
 
 sizes (N,T,D,H):
 {sizes}
   standard           the sizes above
-  growth             doublings of N, then of T
+  growth             doublings of N, of T, and of H = D at N = 1, 8, 64
+  small              two tiny ones
 
-Tables go to stdout, progress to stderr. Exit status: 0; 1 if a contender's numbers were wrong or it failed; 2 for a
-bad argument. Close other programs first: a busy core is worth more than any difference between contenders.
+what:
+{whats}
+
+Tables go to stdout, progress to stderr. The file of --out is written anew after each size: Ctrl-C keeps what was
+measured. Exit status: 0; 1 if lstm_xp or a contender that was named gave wrong numbers or none; 2 for a bad argument;
+130 after Ctrl-C. Close other programs first: a busy core is worth more than any difference between contenders.
 """
 
 
@@ -65,86 +80,163 @@ def main(arguments=None):
 
 def run(arguments):
     """Measure."""
+    parser = run_parser()
+    options = parser.parse_args(arguments)
+    names = _contenders(options, parser)
+    if options.out:
+        _check_new(options.out, parser)
+    problems = [Problem.of(size, options.dtype, options.device) for size in _sizes(options.sizes, parser)]
+    timed = [problem for problem in problems if problem.timed(options.what)]
+    remembered = [problem for problem in problems if "memory" in options.what and problem.remembered()]
+    if not timed and not remembered and "start" not in options.what:
+        parser.error(f"nothing to measure: {'; '.join(f'{what} is {(WHATS | FRESH)[what]}' for what in options.what)}")
+
+    say = Progress(sys.stderr)
+    workers, absent = runner.start([*names, ceiling.name], options.device, say)
+    try:
+        # Without lstm_xp there is nothing to compare with, and on a GPU without CuPy nothing at all.
+        for needed in (names[0], ceiling.name):
+            if needed in absent:
+                say("")
+                parser.error(f"{needed} cannot run on the device {options.device}: {absent[needed]}")
+        gauge, contenders = workers[-1], workers[:-1]
+        for name, reason in absent.items():
+            say.line(f"{name} is left out: {reason}")
+        if machine.load() > machine.cores() / 4:
+            say.line(f"{machine.load():.1f} threads of other programs ran in the last minute: expect noise")
+        command = shlex.join(["python", "-m", "benchmarks", *arguments])
+        where = {**machine.describe(), "command": command, "absent": absent}
+        found, status = [], 0
+        try:
+            for new, done in _measure(options, timed, remembered, contenders, gauge, say):
+                found += [{**record, "machine": where} for record in new]
+                if options.out:
+                    records.write(options.out, found)
+                say.line(f"{done}, after {monotonic() - say.start:.0f} s")
+        except runner.Failed as failure:
+            say.line(f"python -m benchmarks: {failure}")
+            status = 1
+        except KeyboardInterrupt:
+            say.line("python -m benchmarks: stopped; what was measured follows")
+            status = 130
+    finally:
+        for worker in workers:
+            worker.close()
+    if found:
+        report.show(found, sys.stdout)
+    asked = {names[0], *(options.contenders or options.rivals or ())}
+    return status or int(any(record["failed"] for record in found if record["contender"] in asked))
+
+
+def _measure(options, timed, remembered, contenders, gauge, say):
+    """Records, part by part, each with what was done: whoever takes them has them, also if the next part fails."""
+    for number, problem in enumerate(timed, start=1):
+        whats = problem.timed(options.what)
+        new = runner.measure(problem, whats, contenders, gauge, options.rounds, options.seconds, say)
+        yield new, f"times, {number} of {len(timed)}: {problem.name}"
+    for worker in [*contenders, gauge]:
+        worker.close()  # from here on, each has new processes, and the machine is to be empty
+    names = [worker.name for worker in contenders]
+    for number, problem in enumerate(remembered, start=1):
+        yield fresh.memory(problem, names, say), f"memory, {number} of {len(remembered)}: {problem.name}"
+    if "start" in options.what:
+        problem = Problem.of(START, options.dtype, options.device)
+        yield fresh.start(problem, names, options.rounds, say), "start"
+
+
+def run_parser():
+    """The options of a measurement."""
+    whats = WHATS | FRESH
     parser = Parser(
         "python -m benchmarks",
         description=DESCRIPTION,
         epilog=EPILOG.format(
+            examples=EXAMPLES,
             engines=", ".join(engines.names()),
             rivals="\n  ".join(rivals.names()),
             sizes="\n".join(f"  {name:<18} {','.join(map(str, size))}" for name, size in SIZES.items()),
+            whats="\n".join(f"  {what:<18} {meaning}" for what, meaning in whats.items()),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--rivals", nargs="*", metavar="NAME",
+        help="lstm_xp against these; default: against every rival of the device; no NAME: lstm_xp alone",
+    )  # fmt: skip
+    who.add_argument(
+        "--contenders", nargs="+", metavar="NAME",
+        help="instead of --rivals, all contenders: the first one is what the others are compared with",
+    )  # fmt: skip
     parser.add_argument("--sizes", nargs="+", default=["standard"], metavar="SIZE", help="default: standard")
     parser.add_argument(
-        "--contenders", nargs="+", default=["lstm_xp", *rivals.names()], metavar="NAME",
-        help="the first one is what the others are compared with; default: lstm_xp and every rival that is installed",
+        "--what", nargs="+", choices=whats, default=list(whats), metavar="WHAT",
+        help="of the list below; default: all of it",
     )  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="default: float32")
     parser.add_argument(
-        "--what", nargs="+", choices=WHATS, default=["inference", "forward", "training"], metavar="WHAT",
-        help="; ".join(f"{what}: {meaning}" for what, meaning in WHATS.items()) + "; default: all but step",
-    )  # fmt: skip
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
-    parser.add_argument("--rounds", type=_number(int, 1), default=5, help="default: 5")
+        "--rounds", type=_number(int, 1), default=5, help="for start: processes of each contender; default: 5"
+    )
     parser.add_argument(
-        "--seconds", type=_number(float, 0.0), default=0.5,
-        help="spent in each round on each time, at least two calls; default: 0.5",
+        "--seconds", type=_number(float, 0.0), default=0.3,
+        help="spent in each round on each time, at least two calls; default: 0.3",
     )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="write the results as JSON lines; FILE must not exist yet")
-    options = parser.parse_args(arguments)
-
-    problems = [Problem.of(size, options.dtype) for size in _sizes(options.sizes, parser)]
-    names = list(dict.fromkeys(options.contenders))
-    for name in names:
-        _check_contender(name, parser)
-    if options.out:
-        _check_new(options.out, parser)
-    say = Progress(sys.stderr)
-    if machine.load() > machine.cores() / 4:
-        say.line(f"{machine.load():.1f} threads of other programs ran in the last minute: expect noise")
-
-    workers, absent = runner.start([*names, ceiling.name], say)
-    *workers, gauge = workers
-    for name, reason in absent.items():
-        say.line(f"{name} is left out: {reason}")
-    command = shlex.join(["python", "-m", "benchmarks", *arguments])
-    where = {**machine.describe(), "command": command, "absent": absent}
-    found = []
-    try:
-        if not workers:
-            parser.error("no contender can be loaded")
-        for number, problem in enumerate(problems, start=1):
-            whats = [what for what in WHATS if what in options.what]
-            new = runner.measure(problem, whats, workers, gauge, options.rounds, options.seconds, say)
-            found += [{**record, "machine": where} for record in new]
-            # After each size, so that an interrupted run leaves what it has.
-            if options.out:
-                records.write(options.out, found)
-            say.line(f"{number} of {len(problems)}: {problem.name} done after {monotonic() - say.start:.0f} s")
-    except runner.Failed as failure:
-        say.line(f"python -m benchmarks: {failure}")
-        return 1
-    finally:
-        for worker in [*workers, gauge]:
-            worker.close()
-    report.show(found, sys.stdout)
-    return int(any(record["failed"] for record in found))
+    return parser
 
 
 def make_report(arguments):
-    """Markdown from files of results."""
-    parser = Parser("python -m benchmarks report", description="Markdown tables from files that --out made.")
-    parser.add_argument("files", nargs="+", metavar="FILE", help="one run each")
-    parser.add_argument(
-        "--into", metavar="FILE", help=f"put them between {report.BEGIN} and {report.END} there; default: to stdout"
-    )
+    """Markdown from files of results, and plots."""
+    parser = report_parser()
     options = parser.parse_args(arguments)
-    text = report.markdown([records.read(file) for file in options.files])
+    runs = {Path(file).stem: records.read(file) for file in options.files}
+    if len(runs) < len(options.files):
+        parser.error("two of the files have one name, and would have one report")
+    if options.folder and not Path(options.folder).is_dir():
+        parser.error(f"--folder: there is no folder {options.folder}")
+    beside = Path(options.into).parent if options.into else None
+    shorts = []
+    for stem, run in runs.items():
+        if not options.folder:
+            shown, whole = [], None
+            if not options.into:
+                print(report.markdown(run))
+        else:
+            shown, whole = _draw(run, options.folder, stem), Path(options.folder, f"{stem}.md")
+            title = f"# {stem}\n\n<!-- made by python -m benchmarks report; do not edit -->\n\n"
+            records.replace(whole, title + report.markdown(run, shown, options.folder))
+        shorts.append(report.short(run, shown, beside, whole))
     if options.into:
-        report.insert(options.into, text)
-    else:
-        print(text)
+        report.insert(options.into, "\n".join(shorts))
     return 0
+
+
+def _draw(run, folder, stem):
+    """The plots of a run as (title, file), or none, in words, without matplotlib."""
+    try:
+        from . import plots
+    except ModuleNotFoundError as error:
+        print(f"plots are left out: {error.name} is not installed (pip install 'lstm-xp[cli]')", file=sys.stderr)
+        return []
+    return plots.write(run, folder, stem)
+
+
+def report_parser():
+    """The options of a report."""
+    parser = Parser(
+        "python -m benchmarks report",
+        description="Markdown tables and plots from files that --out made; without an option, tables to stdout.",
+        epilog="example:\n  python -m benchmarks report benchmarks/results/cpu-float32.jsonl "
+        "--folder benchmarks/results --into benchmarks/README.md",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="one run each")
+    parser.add_argument("--folder", metavar="FOLDER", help="write each run's report, NAME.md, and plots there")
+    parser.add_argument(
+        "--into", metavar="FILE", help=f"put the ratios between {report.BEGIN} and {report.END} of a text"
+    )
+    return parser
 
 
 class Progress:
@@ -163,7 +255,7 @@ class Progress:
 
 
 def _sizes(asked, parser):
-    groups = {"standard": list(SIZES), "growth": [size for sizes in GROWTH.values() for size in sizes]}
+    groups = {"standard": list(SIZES), "growth": [size for sizes in GROWTH.values() for size in sizes], "small": SMALL}
     sizes = []
     for size in asked:
         if size in groups:
@@ -180,17 +272,24 @@ def _sizes(asked, parser):
     return list({(SIZES[size] if size in SIZES else size): size for size in reversed(sizes)}.values())[::-1]
 
 
-def _check_contender(name, parser):
-    head, colon, option = name.partition(":")
-    if name.endswith(".py"):
-        if not Path(name).is_file():
-            parser.error(f"--contenders: there is no file {name}")
-    elif head == "lstm_xp":
-        if colon and option not in engines.names():
-            parser.error(f"--contenders: lstm_xp has no engine {option!r}, but {', '.join(engines.names())}")
-    elif head not in rivals.names():
-        known = ", ".join(["lstm_xp", "lstm_xp:ENGINE", *rivals.names()])
-        parser.error(f"--contenders: {name!r} is neither one of {known} nor a file FILE.py")
+def _contenders(options, parser):
+    if options.contenders:
+        option, names = "--contenders", options.contenders
+    else:
+        option, asked = "--rivals", options.rivals
+        names = ["lstm_xp", *(rivals.names(options.device) if asked is None else asked)]
+    for name in names:
+        head, colon, engine = name.partition(":")
+        if name.endswith(".py"):
+            if not Path(name).is_file():
+                parser.error(f"{option}: there is no file {name}")
+        elif head == "lstm_xp":
+            if colon and engine not in engines.names():
+                parser.error(f"{option}: lstm_xp has no engine {engine!r}, but {', '.join(engines.names())}")
+        elif name not in rivals.names():
+            known = ", ".join(["lstm_xp", "lstm_xp:ENGINE", *rivals.names()])
+            parser.error(f"{option}: {name!r} is neither one of {known} nor a file FILE.py")
+    return list(dict.fromkeys(names))
 
 
 def _check_new(file, parser):

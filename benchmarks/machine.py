@@ -15,7 +15,7 @@ THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
 
 
 def describe():
-    """Processor, cores, system, load, date, commit, and the thread settings that the user made."""
+    """Processor, cores, system, load, date, commit, the user's thread settings, and what contenders do not see."""
     return {
         "cpu": cpu(),
         "cores": cores(),
@@ -24,6 +24,7 @@ def describe():
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "settings": {name: os.environ[name] for name in THREAD_SETTINGS if name in os.environ},
+        "dropped": {name: os.environ[name] for name in DISTORTING if name in os.environ},
     }
 
 

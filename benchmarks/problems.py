@@ -19,23 +19,38 @@ SIZES = {
     "n128-h1024": (128, 64, 1024, 1024),
 }
 
-# Doublings: where time grows at most linearly, each costs at most twice the one before.
+# Doublings. The work grows with N and with T as they do, and with H = D as its square.
 GROWTH = {
     "N": [(N, 64, 128, 256) for N in (16, 32, 64, 128, 256)],
     "T": [(16, T, 128, 256) for T in (32, 64, 128, 256, 512)],
-}
+} | {f"H at N = {N}": [(N, 32, H, H) for H in (32, 64, 128, 256, 512, 1024)] for N in (1, 8, 64)}
+
+# Large enough that no two axes can be mistaken for each other, small enough to be free: is every contender right?
+SMALL = [(3, 5, 4, 6), (1, 7, 5, 3)]
+
+# What the first result of a fresh process is asked for.
+START = (1, 16, 32, 32)
 
 # What a contender does -> what that is. A "step" goes over the sequence too, in T calls that hand on the state.
 WHATS = {
     "inference": "forward, nothing kept for a backward pass",
     "forward": "forward, all kept for a backward pass",
     "training": "forward, then backward: gradients of x, weights, bias and initial state",
-    "step": "streaming, one call per time step",
+    "step": "streaming, one call per time step, at the sizes with N = 1",
 }
+
+# What is measured in a fresh process each -> what that is; and the work whose memory is measured.
+FRESH = {
+    "memory": "peak memory of inference, and of training, on the CPU, at the sizes with an output of 1 MiB or more",
+    "start": "time to import, and to the first result",
+}
+REMEMBERED = ("inference", "training")
+# With a smaller output, what is measured is the allocator's memory and not the contender's.
+REMARKABLE = 2**20
 
 
 class Problem(NamedTuple):
-    """One size, at one dtype."""
+    """One size, at one dtype, on one device."""
 
     name: str
     N: int
@@ -43,18 +58,28 @@ class Problem(NamedTuple):
     D: int
     H: int
     dtype: str
+    device: str = "cpu"
 
     @classmethod
-    def of(cls, size, dtype):
+    def of(cls, size, dtype, device="cpu"):
         """From the name of a size, or four numbers."""
         numbers = SIZES[size] if size in SIZES else tuple(size)
         names = {sizes: name for name, sizes in SIZES.items()}
-        return cls(names.get(numbers, ",".join(map(str, numbers))), *numbers, dtype)
+        return cls(names.get(numbers, ",".join(map(str, numbers))), *numbers, dtype, device)
 
     @property
     def size(self):
         """(N, T, D, H)"""
         return self.N, self.T, self.D, self.H
+
+    def timed(self, asked):
+        """Those of the kinds of work asked for that are timed at this size."""
+        return [what for what in WHATS if what in asked and (what != "step" or self.N == 1)]
+
+    def remembered(self):
+        """Whether memory is measured at this size: that of a process, not of a device."""
+        output = self.N * self.T * self.H * np.dtype(self.dtype).itemsize
+        return self.device == "cpu" and output >= REMARKABLE
 
     def flop(self, what):
         """Multiplications and additions of the matrix products; the backward pass has twice those of the forward."""

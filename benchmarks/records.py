@@ -30,13 +30,13 @@ def write(file, records):
     replace(file, "".join(json.dumps(record) + "\n" for record in records))
 
 
-def replace(file, text):
-    """Write a file so that it is, at any moment, either the old one or the new one, whole."""
+def replace(file, content):
+    """Write a file, of text or bytes, so that it is, at any moment, either the old one or the new one, whole."""
     file = Path(file)
     descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}-")
     try:
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+        with open(descriptor, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         # mkstemp makes a private file; a result is as readable as any other file.

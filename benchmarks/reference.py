@@ -35,11 +35,14 @@ def compute(problem, whats):
     return expected
 
 
-def compare(problem, what, actual, expected):
-    """The worst error of a contender's arrays as a share of its limit (`lstm_xp.testing.limit`), or `WrongNumbers`."""
-    due = {"h"} | (set(GRADIENTS) if what == "training" else set())
-    if due - set(actual):
-        raise WrongNumbers(f"returned no {', '.join(sorted(due - set(actual)))}")
+def check(problem, contender, what, result, expected):
+    """The worst error of what a contender returned as a share of its limit, or `WrongNumbers`.
+
+    The limit is that of the problem's dtype (`lstm_xp.testing.limit`), or of the coarser dtype that the contender
+    says it rounds like.
+    """
+    actual = contender.named(what, result)
+    rounding = getattr(contender, "rounding", problem.dtype)
     worst = 0.0
     for name in (name for name in OUTPUTS + GRADIENTS if name in actual):
         got = (actual[name].shape, actual[name].dtype.name)
@@ -47,10 +50,13 @@ def compare(problem, what, actual, expected):
         if got != wanted:
             raise WrongNumbers(f"{name} is {got[0]} {got[1]}, expected {wanted[0]} {wanted[1]}")
         error = relative_error(actual[name], expected[name])
-        most = limit(problem.dtype, "gradient" if name in GRADIENTS else "forward", problem.T)
+        most = limit(rounding, "gradient" if name in GRADIENTS else "forward", problem.T)
         if not error <= most:
             raise WrongNumbers(f"{name} is wrong: error {error:.1e}, at most {most:.1e} is rounding")
         worst = max(worst, error / most)
+    missing = ({"h"} | (set(GRADIENTS) if what == "training" else set())) - set(actual)
+    if missing:
+        raise WrongNumbers(f"returned no {', '.join(sorted(missing))}")
     return worst
 
 

@@ -1,91 +1,13 @@
-"""Tables from records: as text, as Markdown, and by rich on a terminal."""
+"""The report: tables from records as text, as Markdown, and by rich on a terminal; and where the records come from."""
 
-from math import exp, log
+import os
 from pathlib import Path
-from typing import NamedTuple
 
 from . import records as files
-from .problems import GROWTH, WHATS
+from .comparison import Comparison, work_of
+from .tables import overview, summary, tables
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-
-
-class Table(NamedTuple):
-    """A title, the names of the columns, and rows of text."""
-
-    title: str
-    header: list
-    rows: list
-
-
-def tables(records):
-    """All tables that the records of one run have the data for."""
-    found = {(r["contender"], r["what"], size_of(r)): r for r in records}
-    contenders = list(dict.fromkeys(r["contender"] for r in records))
-    growing = {size for sizes in GROWTH.values() for size in sizes}
-    sizes = list(dict.fromkeys(size_of(r) for r in records))
-    whats = [what for what in WHATS if any(r["what"] == what for r in records)]
-    standard = [size for size in sizes if size not in growing]
-    result = [times(found, contenders, standard, what) for what in whats] if standard else []
-    singles = [size for size in standard if size[0] == 1]
-    if singles:
-        result.append(steps(found, contenders, singles, whats))
-    result += [
-        growth(found, contender, axis, whats)
-        for contender in contenders
-        for axis in GROWTH
-        if set(GROWTH[axis]) <= set(sizes)
-    ]
-    return result
-
-
-def times(found, contenders, sizes, what):
-    """One kind of work over all sizes: time, spread, share of the matrix products' rate, ratios to lstm_xp."""
-    base, others = contenders[0], contenders[1:]
-    header = ["N,T,D,H", *contenders, *(f"{name} / {base}" for name in others)]
-    rows, ratios = [], {name: [] for name in others}
-    for size in sizes:
-        results = [found.get((name, what, size)) for name in contenders]
-        row = [",".join(map(str, size)), *map(cell, results)]
-        for name, result in zip(others, results[1:], strict=True):
-            if usable(results[0]) and usable(result):
-                ratios[name].append(result["median_s"] / results[0]["median_s"])
-                row.append(f"{ratios[name][-1]:.2f}")
-            else:
-                row.append("-")
-        rows.append(row)
-    if others and len(sizes) > 1:
-        means = [f"{exp(sum(map(log, values)) / len(values)):.2f}" if values else "-" for values in ratios.values()]
-        rows.append(["geometric mean", *("" for _ in contenders), *means])
-    return Table(f"{what} ({WHATS[what]}): ms (quartiles), share of the matrix-product rate", header, rows)
-
-
-def steps(found, contenders, sizes, whats):
-    """One row at a time: microseconds per time step."""
-    rows = []
-    for what in whats:
-        for size in sizes:
-            results = [found.get((name, what, size)) for name in contenders]
-            values = [f"{result['us_per_step']:.2f}" if usable(result) else "-" for result in results]
-            rows.append([what, ",".join(map(str, size)), *values])
-    return Table("one row at a time (N = 1): microseconds per time step", ["what", "N,T,D,H", *contenders], rows)
-
-
-def growth(found, contender, axis, whats):
-    """Times over doublings of N or T, each with its ratio to the one before."""
-    rows, before = [], {}
-    for size in GROWTH[axis]:
-        row = [",".join(map(str, size))]
-        for what in whats:
-            result = found.get((contender, what, size))
-            row.append(cell(result))
-            known = usable(result) and what in before
-            row.append(f"{result['median_s'] / before[what]:.2f}" if known else "")
-            if usable(result):
-                before[what] = result["median_s"]
-        rows.append(row)
-    header = ["N,T,D,H", *(name for what in whats for name in (what, "times the last"))]
-    return Table(f"growth with {axis}, {contender}: 2.00 per doubling is linear", header, rows)
 
 
 def about(records):
@@ -93,24 +15,36 @@ def about(records):
     first, machine = records[0], records[0]["machine"]
     lines = [
         f"{machine['cpu']}, {machine['cores']} cores, load {machine['load']:.1f} before; {machine['system']}; "
-        f"{first['dtype']}; commit {machine['commit']}; {machine['date']}"
+        f"{first['dtype']} on {first['device']}; commit {machine['commit']}; {machine['date']}"
     ]
     rates = [record["gemm_gflops"] for record in records if record.get("gemm_gflops")]
     if rates:
+        library = "CuPy" if first["device"] == "cuda" else "NumPy"
         shapes = [f"{shape} {spread([rate[shape] for rate in rates])}" for shape in rates[0]]
-        lines.append(f"matrix products by NumPy, GFLOP/s: {'; '.join(shapes)}; {pools(first.get('gemm_pools'))}")
+        lines.append(f"matrix products by {library}, GFLOP/s: {'; '.join(shapes)}; {pools(first.get('gemm_pools'))}")
     for contender in dict.fromkeys(record["contender"] for record in records):
         own = [record for record in records if record["contender"] == contender and record.get("versions")]
         if own:
             parts = [f"{name} {version}" for name, version in own[0]["versions"].items()]
             details = [f"{name} {value}" for name, value in (own[0].get("details") or {}).items()]
+            if own[0].get("rounding"):
+                details.append(f"rounds like {own[0]['rounding']}")
             lines.append(f"{contender}: {', '.join(parts + details)}; {pools(own[0].get('pools'))}")
-    settings = [f"{name}={value}" for name, value in machine["settings"].items()]
-    if settings:
-        lines.append(f"thread settings: {' '.join(settings)}")
+    for words, key in (("thread settings", "settings"), ("taken out of the contenders' environment", "dropped")):
+        variables = [f"{name}={value}" for name, value in machine.get(key, {}).items()]
+        if variables:
+            lines.append(f"{words}: {' '.join(variables)}")
     lines += [f"left out: {name}: {reason}" for name, reason in machine.get("absent", {}).items()]
-    failed = dict.fromkeys((r["contender"], r["what"], r["size"], r["failed"]) for r in records if r["failed"])
-    lines += [f"not timed: {name} {what} {size}: {reason}" for name, what, size, reason in failed]
+    failed = {}
+    for record in (record for record in records if record["failed"]):
+        where = failed.setdefault((record["contender"], record["failed"]), {})
+        where.setdefault(record["size"], []).append(work_of(record))
+    for (name, reason), where in failed.items():
+        groups = {}
+        for size, whats in where.items():
+            groups.setdefault(", ".join(whats), []).append(size)
+        places = "; ".join(f"{whats} at {' '.join(at)}" for whats, at in groups.items())
+        lines.append(f"not timed: {name}: {reason} ({places})")
     return lines
 
 
@@ -124,32 +58,6 @@ def pools(found):
         for pool in found
     ]
     return ", ".join(words) or "no BLAS or OpenMP pool"
-
-
-def size_of(record):
-    """(N, T, D, H)"""
-    return record["N"], record["T"], record["D"], record["H"]
-
-
-def usable(record):
-    """Whether there is a time."""
-    return record is not None and not record["failed"]
-
-
-def cell(record):
-    """Time, quartiles, share."""
-    if record is None:
-        return "-"
-    if record["failed"]:
-        return "not timed"
-    low, middle, high = (milliseconds(record[key]) for key in ("q1_s", "median_s", "q3_s"))
-    return f"{middle} ({low}-{high}) {record['share_of_gemm']:.0%}"
-
-
-def milliseconds(seconds):
-    """Three digits, never an exponent."""
-    value = 1e3 * seconds
-    return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def spread(values):
@@ -206,13 +114,35 @@ def _print_rich(console, table):
     console.print(drawn)
 
 
-def markdown(runs):
-    """A section for each run: where it was made, how to repeat it, its tables."""
-    sections = []
-    for records in runs:
-        lines = [*(f"* {line}" for line in about(records)), "", "```", records[0]["machine"]["command"], "```", ""]
-        sections.append("\n".join(lines + [as_markdown(table) for table in tables(records)]))
-    return "\n".join(sections)
+def heading(records):
+    """Where a run was made, and how to repeat it, as Markdown."""
+    return "\n".join([*(f"* {line}" for line in about(records)), "", *_command(records)])
+
+
+def _command(records):
+    return ["```", records[0]["machine"]["command"], "```", ""]
+
+
+def pictures(shown, beside):
+    """Plots (title, path) as Markdown, with links from a file that stands in the folder `beside`."""
+    return "".join(f"![{title}]({Path(os.path.relpath(path, beside)).as_posix()})\n\n" for title, path in shown)
+
+
+def markdown(records, shown=(), beside=""):
+    """Everything about one run: where it was made, how to repeat it, its plots, its tables."""
+    parts = [heading(records), pictures(shown, beside or "."), *map(as_markdown, tables(records))]
+    return "\n".join(part for part in parts if part)
+
+
+def short(records, shown=(), beside="", whole=None):
+    """What a README shows of one run: machine, command, the ratios and their means, plots, and where the rest is."""
+    run = Comparison(records)
+    parts = [f"{about(records)[0]}.\n", "\n".join(_command(records))]
+    parts += [as_markdown(table) for table in (summary(run), overview(run)) if table.rows]
+    parts.append(pictures(shown, beside or "."))
+    if whole:
+        parts.append(f"All of it: [{Path(whole).name}]({Path(os.path.relpath(whole, beside or '.')).as_posix()})\n")
+    return "\n".join(part for part in parts if part)
 
 
 def insert(file, text):

@@ -10,6 +10,9 @@ from statistics import median, quantiles
 
 from . import ceiling, machine
 
+# What a worker says of itself, for the record.
+ABOUT = ("details", "rounding", "versions", "pools")
+
 
 class Failed(Exception):
     """A contender gave no result; the message says why in one line."""
@@ -18,8 +21,8 @@ class Failed(Exception):
 class Worker:
     """The parent's end of a `benchmarks.worker` process."""
 
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, device):
+        self.name, self.device = name, device
         self.start()
 
     def start(self):
@@ -27,7 +30,11 @@ class Worker:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=machine.environment()
         )
-        self.ask(do="load")
+        try:
+            self.ask(do="load", device=self.device)
+        except Failed:
+            self.close()
+            raise
 
     def ask(self, **request):
         """Send a request, wait for the answer; `Failed` if there is none."""
@@ -58,13 +65,13 @@ class Worker:
         self.process.stdout.close()
 
 
-def start(names, say):
+def start(names, device, say):
     """A worker for each contender that can be loaded, and the reasons why the others cannot."""
     workers, absent = [], {}
     for name in names:
         say(f"starting {name}")
         try:
-            workers.append(Worker(name))
+            workers.append(Worker(name, device))
         except Failed as failure:
             absent[name] = str(failure)
     return workers, absent
@@ -79,7 +86,7 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
     say(f"{problem.name}: float64 reference")
     opened, failures, times = {}, {}, {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
-        reference = _reference(problem, whats, Path(folder) / "reference.npz")
+        reference = reference_file(problem, whats, Path(folder) / "reference.npz")
         for worker in workers:
             say(f"{problem.name}: validating {worker.name}")
             try:
@@ -104,8 +111,7 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
                     failures[worker, what] = str(failure)
         queue = queue[1:] + queue[:1]
 
-    common = {**problem._asdict(), "size": problem.name, "device": "cpu", "rounds": rounds, "seconds": seconds}
-    del common["name"]
+    common = {**sizes(problem), "rounds": rounds, "seconds": seconds}
     rates = {what: ceiling.flop(what) / statistics(times[gauge, what])["median_s"] / 1e9 for what in ceiling.PRODUCTS}
     records = []
     for worker, what in dict.fromkeys([*times, *failures]):
@@ -120,9 +126,14 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
             record["error_share_of_limit"] = opened[worker]["errors"][what]
         about = opened.get(worker, {})
         record |= {"gemm_gflops": rates, "gemm_pools": opened[gauge]["pools"]}
-        record |= {key: about.get(key) for key in ("details", "versions", "pools")}
+        record |= {key: about.get(key) for key in ABOUT}
         records.append(record)
     return records
+
+
+def sizes(problem):
+    """What a record says of a problem."""
+    return {"size" if key == "name" else key: value for key, value in problem._asdict().items()}
 
 
 def statistics(rounds):
@@ -139,7 +150,8 @@ def statistics(rounds):
     }
 
 
-def _reference(problem, whats, file):
+def reference_file(problem, whats, file):
+    """Have the float64 reference of a problem written, and say where."""
     command = [sys.executable, "-m", "benchmarks.reference", json.dumps(problem._asdict()), ",".join(whats), str(file)]
     done = subprocess.run(command, env=machine.environment(), stderr=subprocess.PIPE, text=True)
     if done.returncode:

@@ -1,4 +1,8 @@
-"""torch.nn.LSTM on the CPU, and torch.nn.LSTMCell for single steps."""
+"""torch.nn.LSTM on the CPU, and torch.nn.LSTMCell for single steps: with PyTorch's own number of threads.
+
+Inference and steps run in `torch.inference_mode`, which does the least bookkeeping; a training step is one call of
+`torch.autograd.grad`, which adds nothing to gradients from before.
+"""
 
 import numpy as np
 import torch
@@ -13,29 +17,31 @@ def swap(array):
 
 
 class Contender:
+    device = "cpu"
+
     def __init__(self, problem, arrays, option):
-        D, H = problem.D, problem.H
         self.details = {"threads": torch.get_num_threads()}
         weights = [torch.from_numpy(swap(arrays[name]).T.copy()) for name in ("Wx", "Wh", "b")]
         # Two modules, so that switching between evaluation and training takes no part in the times.
-        self.learning = self._with(weights, torch.nn.LSTM(D, H, batch_first=True, dtype=weights[0].dtype)).train()
-        self.evaluating = self._with(weights, torch.nn.LSTM(D, H, batch_first=True, dtype=weights[0].dtype)).eval()
-        self.cell = self._with(weights, torch.nn.LSTMCell(D, H, dtype=weights[0].dtype)).eval()
-        self.x, self.h0, self.c0, self.dh = (torch.from_numpy(arrays[name]) for name in ("x", "h0", "c0", "dh"))
+        self.learning = self._with(weights, torch.nn.LSTM, problem, batch_first=True).train()
+        self.evaluating = self._with(weights, torch.nn.LSTM, problem, batch_first=True).eval()
+        self.cell = self._with(weights, torch.nn.LSTMCell, problem).eval()
+        given = (torch.from_numpy(arrays[name]).to(self.device) for name in ("x", "h0", "c0", "dh"))
+        self.x, self.h0, self.c0, self.dh = given
         self.steps = [step.contiguous() for step in self.x.unbind(1)]
         # Leaves of their own for training: the others never require gradients.
         self.inputs = [v.clone().requires_grad_() for v in (self.x, self.h0, self.c0)]
 
-    @staticmethod
     @torch.no_grad()
-    def _with(weights, module):
+    def _with(self, weights, kind, problem, **options):
+        module = kind(problem.D, problem.H, dtype=weights[0].dtype, device=self.device, **options)
         W_ih, W_hh, b_ih, b_hh = module.parameters()
         for parameter, value in zip((W_ih, W_hh, b_ih), weights, strict=True):
             parameter.copy_(value)
         b_hh.zero_()
         return module
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def inference(self):
         return self.evaluating(self.x, (self.h0[None], self.c0[None]))
 
@@ -44,22 +50,32 @@ class Contender:
         return self.learning(x, (h0[None], c0[None]))
 
     def training(self):
-        h, state = self.forward()
+        # Not `self.forward`: a contender built on this one may do more there than computing.
+        x, h0, c0 = self.inputs
+        h, state = self.learning(x, (h0[None], c0[None]))
         W_ih, W_hh, b_ih, _ = self.learning.parameters()
         return h, state, torch.autograd.grad(h, [*self.inputs, W_ih, W_hh, b_ih], self.dh)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self):
         state, outputs = (self.h0, self.c0), []
         for x in self.steps:
-            state = self.cell(x, state)
+            state = self.advance(x, state)
             outputs.append(state[0])
-        return torch.stack(outputs, dim=1), (state[0][None], state[1][None])
+        return outputs, state
+
+    def advance(self, x, state):
+        return self.cell(x, state)
 
     def named(self, what, result):
+        if what == "step":
+            outputs, (h_n, c_n) = result
+            return {
+                name: v.numpy(force=True) for name, v in (("h", torch.stack(outputs, 1)), ("h_n", h_n), ("c_n", c_n))
+            }
         h, (h_n, c_n), *gradients = result
-        arrays = {"h": h.detach().numpy(), "h_n": h_n[0].detach().numpy(), "c_n": c_n[0].detach().numpy()}
+        arrays = {"h": h.numpy(force=True), "h_n": h_n[0].numpy(force=True), "c_n": c_n[0].numpy(force=True)}
         if gradients:
-            dx, dh0, dc0, dW_ih, dW_hh, db = (v.numpy() for v in gradients[0])
+            dx, dh0, dc0, dW_ih, dW_hh, db = (v.numpy(force=True) for v in gradients[0])
             arrays |= {"dx": dx, "dh0": dh0, "dc0": dc0, "dWx": swap(dW_ih.T), "dWh": swap(dW_hh.T), "db": swap(db)}
         return arrays
