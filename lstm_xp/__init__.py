@@ -13,9 +13,9 @@ from .sequence import explain, lstm_backward, lstm_forward
 __version__ = "0.1.0"
 
 __all__ = [
+    "LSTM",
     "Direction",
     "EngineError",
-    "LSTM",
     "LayerCache",
     "Masks",
     "SequenceCache",

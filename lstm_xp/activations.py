@@ -6,7 +6,10 @@ Choices by sign are made so that NaN goes through, and no branch overflows.
 References: ONNX, operator LSTM, opset 22, "Activation functions".
 """
 
+import math
 from collections.abc import Callable
+from itertools import zip_longest
+from numbers import Real
 from typing import NamedTuple
 
 from .cell import sigmoid
@@ -40,6 +43,11 @@ class Kind(NamedTuple):
 def _positive(z, xp):
     """max(z, 0)."""
     return xp.where(z < 0, xp.zeros_like(z), z)
+
+
+def _negative(z, xp):
+    """min(z, 0)."""
+    return xp.where(z > 0, xp.zeros_like(z), z)
 
 
 def _magnitude(z, xp):
@@ -83,13 +91,13 @@ KINDS = {
     ),
     "HardSigmoid": Kind(_hard_sigmoid, lambda z, y, a, b, xp: a * _inside(a * z + b, xp), 0.2, 0.5),
     "Elu": Kind(
-        lambda z, a, b, xp: xp.where(z < 0, a * xp.expm1(z - _positive(z, xp)), z),
+        lambda z, a, b, xp: xp.where(z < 0, a * xp.expm1(_negative(z, xp)), z),
         lambda z, y, a, b, xp: xp.where(z < 0, y + a, xp.ones_like(z)),
         1.0,
     ),
     "Softsign": Kind(
         lambda z, a, b, xp: z / (1 + _magnitude(z, xp)),
-        lambda z, y, a, b, xp: 1 / (1 + _magnitude(z, xp)) ** 2,
+        lambda z, y, a, b, xp: (1 / (1 + _magnitude(z, xp))) ** 2,
     ),
     "Softplus": Kind(
         lambda z, a, b, xp: _positive(z, xp) + xp.log1p(xp.exp(-_magnitude(z, xp))),
@@ -99,15 +107,19 @@ KINDS = {
 
 
 def activation(function, given):
-    """An `Activation` from a name, or from a tuple of a name, alpha and beta; defaults are those of ONNX."""
-    name, *constants = (given,) if isinstance(given, str) else given
-    if name not in KINDS:
+    """An `Activation` from a name, or from a tuple of a name, alpha and beta; None means ONNX's default."""
+    parts = (given,) if isinstance(given, str) else given
+    if not isinstance(parts, tuple | list) or not 1 <= len(parts) <= 3:
+        raise TypeError(f"{function}: an activation must be a name, or (name, alpha, beta); got {given!r}.")
+    name, *constants = parts
+    if not isinstance(name, str) or name not in KINDS:
         raise ValueError(f"{function}: activation must be one of {', '.join(KINDS)}; got {name!r}.")
-    defaults = [value for value in (KINDS[name].alpha, KINDS[name].beta) if value is not None]
-    constants = [value for value in constants if value is not None]
-    if len(constants) > len(defaults):
-        raise ValueError(
-            f"{function}: activation {name} takes {len(defaults)} constants (alpha, beta); got {len(constants)}."
-        )
-    values = [float(value) for value in (*constants, *defaults[len(constants) :])]
-    return Activation(name, *values)
+    values = {}
+    for which, value in zip_longest(("alpha", "beta"), constants):
+        default = getattr(KINDS[name], which)
+        if value is not None and default is None:
+            raise ValueError(f"{function}: activation {name} has no {which}; got {value!r}.")
+        if value is not None and not (isinstance(value, Real) and math.isfinite(value)):
+            raise ValueError(f"{function}: {which} of activation {name} must be a finite number; got {value!r}.")
+        values[which] = default if value is None else float(value)
+    return Activation(name, **values)

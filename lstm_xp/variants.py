@@ -66,10 +66,11 @@ class CellMasks(NamedTuple):
 
 
 class VariantCache(NamedTuple):
-    """What `backward` needs, and the final state. Arrays (N, T, ...) from h on are in the order of processing.
+    """What `backward` needs, and the final state. The arguments and h, which is the returned one, are referred to.
 
-    `z` are the pre-activations after clipping, `cells` the cell states before zoneout, h and c those after it, held
-    behind the lengths. The gates i, f, o, g (N, T, H) are in the caller's order of time.
+    The arrays (T, N, .) from c to gates are in the order of processing: `c` the cell states, held behind the lengths,
+    `cells` those before zoneout, `z` the pre-activations after clipping. The properties i, f, o, g (N, T, H) are in the
+    caller's order of time.
     """
 
     x: Array | None
@@ -88,13 +89,39 @@ class VariantCache(NamedTuple):
     lengths: Array | None
     reverse: bool
 
-    i, f, o, g, _gate = SequenceCache.i, SequenceCache.f, SequenceCache.o, SequenceCache.g, SequenceCache._gate
+    i, f, o, g = SequenceCache.i, SequenceCache.f, SequenceCache.o, SequenceCache.g
+
+    def _gate(self, block):
+        if self.gates is None:
+            raise ValueError("the gates were not kept: call forward with training=True.")
+        xp = checks.namespace(self.gates)
+        return Timeline.of(self.x, self.lengths, self.reverse, xp).restore(split(self.gates)[block])
 
     @property
     def nbytes(self):
-        """Bytes held beside the caller's arrays."""
-        held = {id(v): v for v in (self.h, self.c, self.cells, self.z, self.gates, self.h_n, self.c_n) if v is not None}
+        """Bytes held beside the caller's arrays and the returned h."""
+        held = {id(v): v for v in (self.c, self.cells, self.z, self.gates, self.h_n, self.c_n) if v is not None}
         return sum(math.prod(v.shape) * checks.itemsize(v.dtype) for v in held.values())
+
+
+class Slopes(NamedTuple):
+    """What a step's gradients are multiplied with, of all steps at once: nothing here depends on later steps.
+
+    `c_to_i` takes the gradient of c to that of z_i, and so on; m = o * out is h before its projection, out = H(seen)
+    with the cell state as `seen` by H. hat and scale are those of the normalisations (`_normalised`).
+    """
+
+    m_to_seen: Array
+    m_to_o: Array
+    c_to_i: Array
+    c_to_f: Array
+    c_to_g: Array
+    f: Array
+    out: Array
+    hat_h: Array | None
+    scale_h: Array | None
+    hat_c: Array | None
+    scale_c: Array | None
 
 
 def is_plain(params, cell, masks):
@@ -144,6 +171,35 @@ def step(a, prev_h, prev_c, p, cell, masks, xp):
     return next_h, next_c, (c, (z_i, z_f, z_o, z_g), (i, f, o, g))
 
 
+def step_backward(dh, dc, slopes, p, masks, xp):
+    """The reverse of `step`: gradients of the states after a step -> of those before it, and of what lies between.
+
+    dz (N, 4H) are the gradients of the pre-activations, dr those of h Wh before its normalisation, dout of h as the
+    cell computed it, dseen of the cell state as its output activation sees it.
+    """
+    dout = dh if masks.zoneout_h is None else (1 - masks.zoneout_h) * dh
+    dnew = dc if masks.zoneout_c is None else (1 - masks.zoneout_c) * dc
+    dm = dout if p.Wp is None else xp.matmul(dout, p.Wp.T)
+    dseen, dz_o = dm * slopes.m_to_seen, dm * slopes.m_to_o
+    dnew = dnew + (dseen if p.gain_c is None else _through_norm(dseen * p.gain_c, slopes.hat_c, slopes.scale_c, xp))
+    if p.peepholes is not None:
+        dnew = dnew + p.peepholes[2, :] * dz_o
+    dz_i, dz_f, dz_g = dnew * slopes.c_to_i, dnew * slopes.c_to_f, dnew * slopes.c_to_g
+    dz = dr = xp.concat([dz_i, dz_f, dz_o, dz_g], axis=-1)
+    if p.gain_h is not None:
+        dr = _through_norm(dz * p.gain_h, slopes.hat_h, slopes.scale_h, xp)
+    dprev_h, dprev_c = xp.matmul(dr, p.Wh.T), dnew * slopes.f
+    if masks.recurrent is not None:
+        dprev_h = dprev_h * masks.recurrent
+    if p.peepholes is not None:
+        dprev_c = dprev_c + p.peepholes[0, :] * dz_i + p.peepholes[1, :] * dz_f
+    if masks.zoneout_h is not None:
+        dprev_h = dprev_h + masks.zoneout_h * dh
+    if masks.zoneout_c is not None:
+        dprev_c = dprev_c + masks.zoneout_c * dc
+    return dprev_h, dprev_c, (dz, dr, dout, dseen)
+
+
 def expectations(cell, masks=CellMasks()):  # noqa: B008  a tuple: it cannot change
     """The masks, with the rates of zoneout where no mask was drawn; None where there is no zoneout."""
     zoneout_h = cell.zoneout_h or None if masks.zoneout_h is None else masks.zoneout_h
@@ -162,7 +218,7 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
     p = wide_parameters(params, wide)
     N, T, H, R = x.shape[0], x.shape[1], p.Wx.shape[1] // 4, p.Wh.shape[0]
     a = xp.reshape(input_part(rows_of(wide(timeline.steps(x)), xp), p, xp), (T, N, 4 * H))
-    h, c = _starts(h0, c0, x, p, timeline, xp)
+    first_h, first_c, h, c = _starts(h0, c0, x, p, timeline, xp)
     valid = None if lengths is None else timeline.valid(T)
     drawn = _in_order(masks, cell, timeline, wide)
     all_h, all_c, all_cells, all_z, all_gates = [], [], [], [], []
@@ -182,122 +238,103 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
     def stacked(steps, K, like):
         return xp.stack(steps) if T else xp.zeros((T, N, K), dtype=like.dtype, device=timeline.device)
 
-    states = stacked(all_h, R, h)
+    y = timeline.restore(stacked(all_h, R, h))
     kept = (None,) * 9
     if keep:
         c_states = stacked(all_c, H, c)
         cells = c_states if drawn.zoneout_c is None else stacked(all_cells, H, c)
-        held = (states, c_states, cells, stacked(all_z, 4 * H, c), stacked(all_gates, 4 * H, c))
-        held = [None if v is None else xp.permute_dims(v, (1, 0, 2)) for v in held]
-        kept = (x, h0, c0, params, *held)
-    h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in (h, c))
+        kept = (x, h0, c0, params, y, c_states, cells, stacked(all_z, 4 * H, c), stacked(all_gates, 4 * H, c))
+    last = (timeline.where_empty(first_h, h), timeline.where_empty(first_c, c))
+    h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in last)
     cache = VariantCache(*kept[:4], cell, masks, *kept[4:], h_n, c_n, lengths, reverse)
-    return timeline.restore(states), cache
+    return y, cache
 
 
 def backward(dy, dh_n, dc_n, cache):
     """The gradients of x, h0, c0 and the parameters, from those of h, h_n and c_n; each may be None for zeros."""
-    x, cell = cache.x, cache.cell
+    x = cache.x
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
     wide, narrow = conversions(x, xp)
     p = wide_parameters(cache.params, wide)
     N, T, D = x.shape
-    h, c, cells, z, gates = (
-        xp.permute_dims(v, (1, 0, 2)) for v in (cache.h, cache.c, cache.cells, cache.z, cache.gates)
-    )
-    h0, c0 = _starts(cache.h0, cache.c0, x, p, timeline, xp)
-    prev_h = xp.concat([wide(h0)[None, ...], wide(h)])[:-1, ...]
+    _, _, h0, c0 = _starts(cache.h0, cache.c0, x, p, timeline, xp)
+    last_h = xp.zeros_like(wide(h0)) if dh_n is None else wide(dh_n)
+    last_c = xp.zeros_like(c0) if dc_n is None else wide(dc_n)
+    if T == 0:
+        zeros = (v if v is None else xp.zeros_like(v) for v in cache.params)
+        dh0, dc0 = (xp.astype(v, x.dtype, copy=True) for v in (last_h, last_c))
+        return xp.zeros_like(x), dh0, dc0, Direction(*zeros)
+
+    c, cells, z, gates = cache.c, cache.cells, cache.z, cache.gates
+    prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))])[:-1, ...]
     prev_c = xp.concat([c0[None, ...], c])[:-1, ...]
-    drawn = _in_order(cache.masks, cell, timeline, wide)
-    valid = None if cache.lengths is None else timeline.valid(T)
+    drawn = _in_order(cache.masks, cache.cell, timeline, wide)
     fed = prev_h if drawn.recurrent is None else prev_h * drawn.recurrent
+    slopes = _slopes(fed, prev_c, cells, z, gates, p, cache.cell, xp)
 
-    # All that does not depend on later steps, for all steps at once.
-    i, f, o, g = split(gates)
-    slope_i, slope_f, slope_o, slope_g = _slopes(z, gates, cell, xp)
-    seen = _seen(cells, p, xp)
-    out = cell.activations[2](seen, xp)
-    m_to_seen = o * cell.activations[2].slope(seen, out, xp)
-    m_to_o = out * slope_o
-    c_to_i, c_to_f, c_to_g = g * slope_i, prev_c * slope_f, i * slope_g
-    if cell.coupled:
-        c_to_i, c_to_f = (g - prev_c) * slope_i, xp.zeros_like(c_to_f)
-    if p.gain_h is not None:
-        hat_h, scale_h = _normalised(xp.matmul(fed, p.Wh), xp)
-    if p.gain_c is not None:
-        hat_c, scale_c = _normalised(cells, xp)
-
-    dh = xp.zeros_like(wide(h0)) if dh_n is None else wide(dh_n)
-    dc = xp.zeros_like(c0) if dc_n is None else wide(dc_n)
+    valid = None if cache.lengths is None else timeline.valid(T)
     dy = None if dy is None else wide(timeline.steps(dy))
-    all_dz, all_dr, all_dout, all_dseen = [], [], [], []
+    dh, dc = (timeline.where_empty(xp.zeros_like(v), v) for v in (last_h, last_c))
+    steps = []
     for t in reversed(range(T)):
         if dy is not None:
             dh = dh + dy[t, ...]
-        masks = _at(drawn, t)
-        dout = dh if masks.zoneout_h is None else (1 - masks.zoneout_h) * dh
-        dnew = dc if masks.zoneout_c is None else (1 - masks.zoneout_c) * dc
-        dm = dout if p.Wp is None else xp.matmul(dout, p.Wp.T)
-        dseen, dz_o = dm * m_to_seen[t, ...], dm * m_to_o[t, ...]
-        dnew = dnew + (
-            dseen if p.gain_c is None else _through_norm(dseen * p.gain_c, hat_c[t, ...], scale_c[t, ...], xp)
-        )
-        if p.peepholes is not None:
-            dnew = dnew + p.peepholes[2, :] * dz_o
-        dz_i, dz_f, dz_g = dnew * c_to_i[t, ...], dnew * c_to_f[t, ...], dnew * c_to_g[t, ...]
-        dz = dr = xp.concat([dz_i, dz_f, dz_o, dz_g], axis=-1)
-        if p.gain_h is not None:
-            dr = _through_norm(dz * p.gain_h, hat_h[t, ...], scale_h[t, ...], xp)
-        dprev_h, dprev_c = xp.matmul(dr, p.Wh.T), dnew * f[t, ...]
-        if p.peepholes is not None:
-            dprev_c = dprev_c + p.peepholes[0, :] * dz_i + p.peepholes[1, :] * dz_f
-        if masks.recurrent is not None:
-            dprev_h = dprev_h * masks.recurrent
-        if masks.zoneout_h is not None:
-            dprev_h = dprev_h + masks.zoneout_h * dh
-        if masks.zoneout_c is not None:
-            dprev_c = dprev_c + masks.zoneout_c * dc
+        dprev_h, dprev_c, between = step_backward(dh, dc, _at(slopes, t), p, _at(drawn, t), xp)
+        steps.append(between)
         if valid is not None:
             dprev_h, dprev_c = xp.where(valid[t, ...], dprev_h, dh), xp.where(valid[t, ...], dprev_c, dc)
         dh, dc = dprev_h, dprev_c
-        for steps, value in ((all_dz, dz), (all_dr, dr), (all_dout, dout), (all_dseen, dseen)):
-            steps.append(value)
+    dh0, dc0 = narrow(timeline.where_empty(last_h, dh)), narrow(timeline.where_empty(last_c, dc))
 
-    if T == 0:
-        return xp.zeros_like(x), narrow(dh), narrow(dc), Direction(*(v if v is None else xp.zeros_like(v) for v in p))
-    dz, dr, dout, dseen = (
-        timeline.zero_padding(xp.stack(steps[::-1])) for steps in (all_dz, all_dr, all_dout, all_dseen)
-    )
-    dz_i, dz_f, dz_o, _ = split(dz)
-    rows = rows_of(wide(timeline.steps(x)), xp)
-    da = flat = rows_of(dz, xp)
-    found = {"b": xp.sum(flat, axis=0)}
+    dz, dr, dout, dseen = (timeline.zero_padding(xp.stack(kind[::-1])) for kind in zip(*steps, strict=True))
+    rows, da = rows_of(wide(timeline.steps(x)), xp), rows_of(dz, xp)
+    found = {"b": xp.sum(da, axis=0)}
     if p.gain_x is not None:
         hat_x, scale_x = _normalised(xp.matmul(rows, p.Wx), xp)
-        found["gain_x"] = xp.sum(flat * hat_x, axis=0)
-        da = _through_norm(flat * p.gain_x, hat_x, scale_x, xp)
+        found["gain_x"] = xp.sum(da * hat_x, axis=0)
+        da = _through_norm(da * p.gain_x, hat_x, scale_x, xp)
     found |= {"Wx": xp.matmul(rows.T, da), "Wh": xp.matmul(rows_of(fed, xp).T, rows_of(dr, xp))}
     if p.gain_h is not None:
-        found["gain_h"] = xp.sum(dz * hat_h, axis=(0, 1))
-        found |= {"gain_c": xp.sum(dseen * hat_c, axis=(0, 1)), "bias_c": xp.sum(dseen, axis=(0, 1))}
+        found["gain_h"] = xp.sum(dz * slopes.hat_h, axis=(0, 1))
+        found |= {"gain_c": xp.sum(dseen * slopes.hat_c, axis=(0, 1)), "bias_c": xp.sum(dseen, axis=(0, 1))}
     if p.peepholes is not None:
-        sums = [xp.sum(dz_k * seen_c, axis=(0, 1)) for dz_k, seen_c in ((dz_i, prev_c), (dz_f, prev_c), (dz_o, cells))]
-        found["peepholes"] = xp.stack(sums)
+        dz_i, dz_f, dz_o, _ = split(dz)
+        pairs = ((dz_i, prev_c), (dz_f, prev_c), (dz_o, cells))
+        found["peepholes"] = xp.stack([xp.sum(part * seen, axis=(0, 1)) for part, seen in pairs])
     if p.Wp is not None:
-        found["Wp"] = xp.matmul(rows_of(o * out, xp).T, rows_of(dout, xp))
+        _, _, o, _ = split(gates)
+        found["Wp"] = xp.matmul(rows_of(o * slopes.out, xp).T, rows_of(dout, xp))
     dx = timeline.restore(xp.reshape(narrow(xp.matmul(da, p.Wx.T)), (T, N, D)))
     gradients = [None if array is None else narrow(found[name]) for name, array in zip(p._fields, p, strict=True)]
-    return dx, narrow(dh), narrow(dc), Direction(*gradients)
+    return dx, dh0, dc0, Direction(*gradients)
+
+
+def _slopes(fed, prev_c, cells, z, gates, p, cell, xp):
+    F, G, activation_h = cell.activations
+    i, f, o, g = split(gates)
+    kinds = zip((F, F, F, G), split(z), split(gates), strict=True)
+    slope_i, slope_f, slope_o, slope_g = (
+        _clipped_slope(kind.slope(part, gate, xp), part, cell, xp) for kind, part, gate in kinds
+    )
+    seen = _seen(cells, p, xp)
+    out = activation_h(seen, xp)
+    c_to_i, c_to_f = g * slope_i, prev_c * slope_f
+    if cell.coupled:
+        c_to_i, c_to_f = (g - prev_c) * slope_i, xp.zeros_like(c_to_f)
+    hat_h, scale_h = (None, None) if p.gain_h is None else _normalised(xp.matmul(fed, p.Wh), xp)
+    hat_c, scale_c = (None, None) if p.gain_c is None else _normalised(cells, xp)
+    m_to_seen = o * activation_h.slope(seen, out, xp)
+    return Slopes(m_to_seen, out * slope_o, c_to_i, c_to_f, i * slope_g, f, out, hat_h, scale_h, hat_c, scale_c)
 
 
 def _starts(h0, c0, x, p, timeline, xp):
-    """The initial states: h in the caller's dtype, c in the compute dtype."""
+    """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
     wide, _ = conversions(x, xp)
     N, R, H = x.shape[0], p.Wh.shape[0], p.Wh.shape[1] // 4
     h = xp.zeros((N, R), dtype=x.dtype, device=timeline.device) if h0 is None else h0
     c = xp.zeros((N, H), dtype=p.Wh.dtype, device=timeline.device) if c0 is None else wide(c0)
-    return h, c
+    return h, c, *(timeline.where_empty(xp.zeros_like(v), v) for v in (h, c))
 
 
 def _in_order(masks, cell, timeline, wide):
@@ -307,10 +344,13 @@ def _in_order(masks, cell, timeline, wide):
     return expectations(cell, CellMasks(recurrent, *steps))
 
 
-def _at(masks, t):
-    """The masks of step t."""
-    zoneouts = (mask if mask is None or isinstance(mask, float) else mask[t, ...] for mask in masks[1:])
-    return CellMasks(masks.recurrent, *zoneouts)
+def _at(parts, t):
+    """A tuple of arrays at step t. What has no time, stays: None, rates, and the recurrent mask (N, R)."""
+    return parts._replace(**{
+        name: part[t, ...]
+        for name, part in zip(parts._fields, parts, strict=True)
+        if name != "recurrent" and not (part is None or isinstance(part, float))
+    })  # fmt: skip
 
 
 def _seen(c, p, xp):
@@ -325,16 +365,11 @@ def _clipped(z, clip, xp):
     return xp.where(z > clip, bound, xp.where(z < -clip, -bound, z))
 
 
-def _slopes(z, gates, cell, xp):
-    """The slopes of the gates i, f, o, g; zero where the pre-activation was clipped."""
-    F, G, _ = cell.activations
-    slopes = [kind.slope(*pair, xp) for kind, *pair in zip((F, F, F, G), split(z), split(gates), strict=True)]
+def _clipped_slope(slope, z, cell, xp):
+    """The slope of a gate, zero where its pre-activation was clipped."""
     if cell.clip is None:
-        return slopes
-    return [
-        xp.where((part > -cell.clip) & (part < cell.clip), slope, xp.zeros_like(slope))
-        for part, slope in zip(split(z), slopes, strict=True)
-    ]
+        return slope
+    return xp.where((z >= cell.clip) | (z <= -cell.clip), xp.zeros_like(slope), slope)
 
 
 def _normalised(v, xp):
