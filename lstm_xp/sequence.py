@@ -137,7 +137,11 @@ def lstm_forward(
 
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
-        a = product(rows_of(wide(timeline.steps(x, start, stop)), xp), wide(Wx), None if b is None else wide(b))
+        steps = wide(timeline.steps(x, start, stop))
+        if hasattr(chosen, "layer"):
+            left = None if lengths is None else lengths - start
+            return chosen.layer(steps, prev_h, prev_c, wide(Wx), Wh, None if b is None else wide(b), left, keep=keep)
+        a = product(rows_of(steps, xp), wide(Wx), None if b is None else wide(b))
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
         return chosen.forward(a, prev_h, prev_c, Wh, keep=keep)
 

@@ -41,13 +41,28 @@ def declines(problem):
     return ""
 
 
+def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
+    """Stages one and two: pre-activations are made where and when the recurrence wants them."""
+    T, N, H = *x.shape[:2], Wh.shape[0]
+    gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
+    b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
+    return _forward(_plain(x), _plain(Wx), b, lengths, gates, h0, c0, Wh, keep)
+
+
 def forward(a, h0, c0, Wh, *, keep):
-    T, N, H = *a.shape[:2], a.shape[2] // 4
-    code = _code(a.dtype)
+    T, N, H = *a.shape[:2], Wh.shape[0]
     gates = np.ascontiguousarray(a).reshape(T, N, 4, H)
-    h, c = np.empty((T + 1, N, H), a.dtype), np.empty((T + 1 if keep else 1, N, H), a.dtype)
+    return _forward(a[..., :0], Wh[:0], gates[0, 0, 0], None, gates, h0, c0, Wh, keep)
+
+
+def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
+    T, N, D, H = *x.shape, Wh.shape[0]
+    code = _code(x.dtype)
+    h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
     h[0], c[0] = h0, c0
-    _recurrence(code, code.forward, T, N, H, gates, h, c, _plain(Wh), np.empty(code.packed(4 * H) * H, a.dtype))
+    lengths = np.empty(0, np.int64) if lengths is None else np.ascontiguousarray(lengths, np.int64)
+    packed = [np.empty(code.packed(H) * 4 * K, code.dtype) for K in (D, H)]
+    _recurrence(code, code.forward, T, N, H, x, Wx, b, lengths, gates, h, c, _plain(Wh), *packed, keep)
     return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
 
@@ -94,7 +109,7 @@ def step(x, h, c, Wx, Wh, b):
         if 2 * max(N, 8) * columns * (D + H) < WORTH_A_THREAD or H % code.lanes:
             code.step(x, h, c, Wx, Wh, b, next_h, next_c, code.alone, 0, 1)
         else:
-            parts = min(code.threads(), H // code.panel or 1)
+            parts = min(code.threads(), H // code.lanes)
             code.pool.run(lambda *share: code.step(x, h, c, Wx, Wh, b, next_h, next_c, *share), parts)
     except TypeError:  # an array that is not contiguous or not aligned
         return numpy_fused.step(x, h, c, Wx, Wh, b)
@@ -115,8 +130,8 @@ def _recurrence(code, kernel, T, N, H, *arguments):
     """Run a recurrence on as many threads as are worth it."""
     step = 8 * N * H * H
     threads = code.threads() if T * step > WORTH_A_THREAD else 1
-    across = N < ROWS * threads and H % code.panel == 0 and step > WORTH_A_MEETING
-    parts = min(threads, H // code.panel if across else -(-N // ROWS))
+    across = N < ROWS * threads and H >= code.lanes * threads and step > WORTH_A_MEETING
+    parts = threads if across else min(threads, -(-N // ROWS))
     code.pool.run(lambda meeting, *share: kernel(*arguments, meeting, across, *share), parts)
 
 
@@ -147,13 +162,12 @@ def _code(dtype):
         compiled = kernels.compile(dtype)
     finally:
         notice.cancel()
-    panel = vectors.VECTORS * vectors.BYTES // dtype.itemsize
+    lanes = vectors.BYTES // dtype.itemsize
     return SimpleNamespace(
         **compiled,
         dtype=dtype,
-        panel=panel,
-        lanes=panel // vectors.VECTORS,
-        packed=lambda columns: -(-columns // panel) * panel,
+        lanes=lanes,
+        packed=lambda columns: -(-columns // lanes) * lanes,
         threads=threads.limit,
         pool=threads.pool,
         alone=threads.ALONE,

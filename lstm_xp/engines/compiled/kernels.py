@@ -1,11 +1,7 @@
-"""The loops that numba compiles: packing, products, the recurrence forwards and backwards.
-
-A matrix that many rows are multiplied with is *packed* once: cut into panels of `panel` columns, each panel stored as
-the tile reads it, k after k. Rows are independent of each other, and so are columns: every element is computed by the
-same operations in the same order, however the work is divided. Results have the same bits for any number of threads.
+"""The recurrence as numba compiles it, forwards, backwards and for one step: all steps in one call.
 
 Arrays are time-major and contiguous; gates and da are (T, N, 4, H). Every kernel does one `part` of `parts` of the
-work.
+work. Inside it, arrays are pointers with offsets (`products.py`).
 """
 
 import numpy as np
@@ -13,210 +9,190 @@ from numba import boolean, from_dtype, int64, njit, types
 
 from . import compiled
 from .meeting import begin, wait
-from .vectors import BYTES, ROWS, VECTORS, clamp, expm1, load, store, tile, transpose
+from .products import (
+    FEW_ROWS,
+    FEW_VECTORS,
+    GATES,
+    MANY_ROWS,
+    MANY_VECTORS,
+    OPTIONS,
+    inlined,
+    multiply,
+    multiply_gates,
+    multiply_rows,
+    pack,
+    product,
+    share,
+    whole,
+)
+from .vectors import BYTES, clamp, data, expm1, hold, lanes, load, ratio, store
 
-# A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows.
-DEPTH, HEIGHT = 512, 240
-# Between rearranged blocks of rows, lest all begin in the same set of the cache.
-PAD = 16
-
-# Rows of a matrix read at a time where it is not packed: as many streams of memory.
-STREAMS = 16
+# So many pre-activations a thread makes of x at a time: they stay in the second-level cache.
+ROOM = 1 << 17
 
 # Beyond this, exp(-x) is lost beside 1, in float64 too.
 BOUND = 40.0
-
-# numba: 1/0 is inf, as in NumPy; products and sums may become one operation.
-OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
-inlined = njit(nogil=True, **OPTIONS)
-
-
-@inlined
-def logistic(z, one, bound):
-    """1 / (1 + exp(-z)), exactly 0 and 1 when saturated."""
-    e = expm1(clamp(z, bound))
-    return (e + one) / (e + (one + one))
-
-
-@inlined
-def tanh(z, one, bound):
-    """(exp(2z) - 1) / (exp(2z) + 1), exactly -1 and 1 when saturated."""
-    e = expm1(clamp(z + z, bound))
-    return e / (e + (one + one))
-
-
-@inlined
-def share(size, unit, part, parts):
-    """The part of 0..size that is a thread's, in whole units."""
-    units = (size + unit - 1) // unit
-    return min(units * part // parts * unit, size), min(units * (part + 1) // parts * unit, size)
-
-
-@inlined
-def pack(B, packed, first, last):
-    """Columns first..last of B (K, M), any strides, into panels; `first` begins one. Missing columns become zeros."""
-    K = B.shape[0]
-    lanes = BYTES // B.itemsize
-    panel = VECTORS * lanes
-    k_step, j_step = B.strides[0] // B.itemsize, B.strides[1] // B.itemsize
-    deep = lanes if k_step == 1 and j_step != 1 else 1  # so many steps of k at a time
-    for k0 in range(0, K, deep):
-        for start in range(first, last, panel):
-            columns = min(panel, last - start)
-            width = (columns + lanes - 1) // lanes * lanes
-            place = (start - first) * K + k0 * width
-            for j in range(0, width, lanes):
-                count = min(lanes, columns - j)
-                if j_step == 1:
-                    store(packed, place + j, load(B, k0 * k_step + start + j, count), lanes)
-                elif deep == lanes and count == lanes and k0 + lanes <= K:
-                    transpose(B, (start + j) * j_step + k0, j_step, packed, place + j, width)
-                else:
-                    for k in range(min(deep, K - k0)):
-                        for column in range(lanes):
-                            value = B[k0 + k, start + j + column] if column < count else 0
-                            packed[place + k * width + j + column] = value
-
-
-@inlined
-def pack_rows(A, packed, top, rows, k0, depth):
-    """Rows top.. and steps k0.. of A (M, K), any strides, in blocks of ROWS rows, k after k; the size of a block."""
-    block = ROWS * depth + PAD
-    step = A.strides[1] // A.itemsize
-    lanes = BYTES // A.itemsize
-    for k in range(depth):
-        for start in range(0, rows, ROWS):
-            place, count = start // ROWS * block + k * ROWS, min(ROWS, rows - start)
-            if A.strides[0] == A.itemsize:
-                for r in range(0, count, lanes):
-                    row = load(A, (k0 + k) * step + top + start + r, count - r)
-                    store(packed, place + r, row, count - r)
-            else:
-                for r in range(count):
-                    packed[place + r] = A[top + start + r, k0 + k]
-    return block
-
-
-@inlined
-def multiply(A, a, a_block, a_row, a_k, packed, K, base, z, z_row, out, y, y_row, rows, columns):
-    """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
-
-    A panel is used by all rows, DEPTH steps of k at a time, while what follows it is fetched into the cache.
-    """
-    lanes = BYTES // A.itemsize
-    panel = VECTORS * lanes
-    blocks = (rows + ROWS - 1) // ROWS
-    total = (columns + lanes - 1) // lanes * lanes * K
-    for j in range(0, columns, panel):
-        width = min(panel, columns - j)
-        stored = (width + lanes - 1) // lanes * lanes
-        ahead_k = min(lanes, stored // blocks + 1)
-        for k in range(0, K, DEPTH):
-            depth = min(DEPTH, K - k)
-            here = j * K + k * stored
-            following = (here + depth * stored) % total
-            for block in range(blocks):
-                n = block * ROWS
-                left, count = a + block * a_block + k * a_k, min(ROWS, rows - n)
-                ahead = following + block * ahead_k * depth
-                after = y + n * y_row + j
-                if k == 0:
-                    tile(A, left, a_row, a_k, packed, here, stored, depth, ahead, ahead_k,
-                         base, z + n * z_row + j, z_row, out, after, y_row, count, width)  # fmt: skip
-                else:
-                    tile(A, left, a_row, a_k, packed, here, stored, depth, ahead, ahead_k,
-                         out, after, y_row, out, after, y_row, count, width)  # fmt: skip
-
-
-def product(A, B, bias, out, meeting, part, parts):
-    """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides."""
-    begin(meeting, part)
-    M, K = A.shape
-    N = B.shape[1]
-    lanes = BYTES // A.itemsize
-    panel = VECTORS * lanes
-    across = min(parts, max(1, N // (2 * panel)))
-    while parts % across:
-        across -= 1
-    first, last = share(N, panel, part % across, across)
-    top, bottom = share(M, 1, part // across, parts // across)
-    if first == last or top == bottom:
-        return
-    flat = out.reshape(out.size)
-    a_row, a_k = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
-    height = min(HEIGHT, bottom - top)
-    depth = min(DEPTH, K)
-    packed = np.empty(depth * ((last - first + lanes - 1) // lanes * lanes), A.dtype)
-    rearranged = np.empty(0 if a_k == 1 else (height + ROWS) // ROWS * (ROWS * depth + PAD), A.dtype)
-    for k in range(0, K, DEPTH):
-        depth = min(DEPTH, K - k)
-        pack(B[k : k + depth], packed, first, last)
-        for row in range(top, bottom, HEIGHT):
-            rows, y = min(HEIGHT, bottom - row), row * N + first
-            base, z, z_row = (bias, first, 0) if k == 0 else (flat, y, N)
-            if a_k == 1:
-                multiply(A, row * a_row + k, ROWS * a_row, a_row, 1, packed, depth,
-                         base, z, z_row, flat, y, N, rows, last - first)  # fmt: skip
-            else:
-                block = pack_rows(A, rearranged, row, rows, k, depth)
-                multiply(rearranged, 0, block, 1, ROWS, packed, depth,
-                         base, z, z_row, flat, y, N, rows, last - first)  # fmt: skip
+# A pre-activation that saturates.
+BIG = 1e30
 
 
 @njit(inline="always")
-def cell(gates, z, H, prev_c, prev, next_c, next, h, y, count, one, bound):
-    """The equations of `cell.cell_forward` for `count` units: gates over the pre-activations, next c and h."""
-    i = logistic(load(gates, z, count), one, bound)
-    f = logistic(load(gates, z + H, count), one, bound)
-    o = logistic(load(gates, z + 2 * H, count), one, bound)
-    g = tanh(load(gates, z + 3 * H, count), one, bound)
+def activations(z_i, z_f, z_o, z_g, one, bound):
+    """Three logistic functions and a tanh, exactly 0, 1 and -1 when saturated.
+
+    With e = exp(z) - 1, the logistic function is (e + 1) / (e + 2); with e = exp(2 z) - 1, tanh is e / (e + 2).
+    """
+    e_i, e_f, e_o, e_g = expm1(clamp((z_i, z_f, z_o, z_g + z_g), bound))
+    two = one + one
+    return ratio((e_i + one, e_f + one, e_o + one, e_g), (e_i + two, e_f + two, e_o + two, e_g + two))
+
+
+@njit(inline="always")
+def tanh(z, one, bound):
+    (e,) = expm1(clamp((z + z,), bound))
+    return ratio((e,), (e + (one + one),))[0]
+
+
+@njit(inline="always")
+def cell(a, z, gate, prev_c, prev, next_c, next, h, y, gates, x, H, keep, count, one, bound):
+    """The equations of `cell.cell_forward` for `count` units: next c and h, and with `keep` the gates.
+
+    From `a`, whole vectors are read.
+    """
+    i, f, o, g = activations(
+        load(a, z, lanes(a)),
+        load(a, z + gate, lanes(a)),
+        load(a, z + 2 * gate, lanes(a)),
+        load(a, z + 3 * gate, lanes(a)),
+        one,
+        bound,
+    )
     c = f * load(prev_c, prev, count) + i * g
-    store(gates, z, i, count)
-    store(gates, z + H, f, count)
-    store(gates, z + 2 * H, o, count)
-    store(gates, z + 3 * H, g, count)
+    if keep:
+        store(gates, x, i, count)
+        store(gates, x + H, f, count)
+        store(gates, x + 2 * H, o, count)
+        store(gates, x + 3 * H, g, count)
     store(next_c, next, c, count)
     store(h, y, o * tanh(c, one, bound), count)
 
 
-def forward(gates, h, c, Wh, packed, meeting, across, part, parts):
-    """Gates over the pre-activations; h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on.
+@inlined
+def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows):
+    """Some steps and rows of x (T, N, D), one after the other."""
+    y = 0
+    for t in range(t0, t0 + steps):
+        for n in range(n0, n1):
+            here = t * t_step + n * n_step
+            if d_step == 1:
+                for d in range(0, D, lanes(x)):
+                    count = min(lanes(x), D - d)
+                    store(rows, y + d, load(x, here + d, count), count)
+            else:
+                for d in range(D):
+                    rows[y + d] = x[here + d * d_step]
+            y += D
+
+
+@inlined
+def saturate(room, z, wide, big):
+    """Pre-activations of one row that carry its cell state on: i = 0, f = 1, o = 0."""
+    for lane in range(z, z + wide):
+        room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
+
+
+def forward(x, Wx, b, lengths, gates, h, c, Wh, packed_x, packed_h, keep, meeting, across, part, parts):
+    """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
+
+    Pre-activations are made of x (T, N, D) when they are wanted, a few steps at a time, so that they are in the cache;
+    with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
 
     With `across`, threads divide the units and meet after every step; without, they divide the rows.
     """
     begin(meeting, part)
-    T, N, _, H = gates.shape
-    lanes = BYTES // gates.itemsize
-    panel = VECTORS * lanes
-    one, bound = gates.dtype.type(1), gates.dtype.type(BOUND)
-    flat = gates.reshape(gates.size)
-    cells = c.reshape(c.size)
-    kept = 0 if c.shape[0] == 1 else 1
-    first, last = share(4 * H, panel, part, parts)
-    pack(Wh, packed[first * H :], first, last)
-    wait(meeting, parts)
+    (T, N, D), H, size = x.shape, h.shape[2], h.itemsize
+    wide = BYTES // size
+    width, vectors = GATES * wide, whole(H, wide)  # of units
+    one, bound, big = h.dtype.type(1), h.dtype.type(BOUND), h.dtype.type(BIG)
+    pre, states, cells, Wx_, Wh_ = data(gates), data(h), data(c), data(packed_x), data(packed_h)
+
+    v0, v1 = share(vectors, 1, part, parts)
+    pack(
+        data(Wx),
+        0,
+        Wx.strides[0] // size,
+        Wx.strides[1] // size,
+        D,
+        4 * H,
+        Wx_,
+        v0 * width * D,
+        4 * v0,
+        4 * v1,
+        GATES,
+        H,
+    )
+    pack(
+        data(Wh),
+        0,
+        Wh.strides[0] // size,
+        Wh.strides[1] // size,
+        H,
+        4 * H,
+        Wh_,
+        v0 * width * H,
+        4 * v0,
+        4 * v1,
+        GATES,
+        H,
+    )
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
-    j0, j1 = share(H, panel, part, parts) if across else (0, H)
-    for t in range(T):
-        for gate in range(4 if across else 1):
-            start = gate * H + j0 if across else 0
-            columns = j1 - j0 if across else 4 * H
-            z = (t * N + n0) * 4 * H + start
-            multiply(h, (t * N + n0) * H, ROWS * H, H, 1, packed[start * H :], H,
-                     flat, z, 4 * H, flat, z, 4 * H, n1 - n0, columns)  # fmt: skip
-        for n in range(n0, n1):
-            z, prev, new = (t * N + n) * 4 * H, (kept * t * N + n) * H, (kept * (t + 1) * N + n) * H
-            for j in range(j0, j1 - lanes + 1, lanes):
-                cell(flat, z + j, H, cells, prev + j, cells, new + j, h, (t * N + N + n) * H + j, lanes, one, bound)
-            j = j1 - (j1 - j0) % lanes
-            if j < j1:
-                cell(flat, z + j, H, cells, prev + j, cells, new + j, h, (t * N + N + n) * H + j, j1 - j, one, bound)
-        if across:
-            wait(meeting, parts * (t + 2))
+    if not across:
+        wait(meeting, parts)
+        v0, v1 = 0, vectors
+    rows, total = n1 - n0, (v1 - v0) * width
+    if rows == 0 or total == 0:
+        return
+
+    some = max(1, min(T, ROOM // (rows * total)))
+    kept = np.empty(some * rows * total, h.dtype), np.empty(some * rows * D, h.dtype), np.empty(total, h.dtype)
+    room, entered, bias = data(kept[0]), data(kept[1]), data(kept[2])
+    pack(data(b), 0, 4 * H, 1, 1, 4 * H, bias, 0, 4 * v0, 4 * v1, GATES, H)
+    for t0 in range(0, T, some):
+        steps = min(some, T - t0)
+        if D:
+            gather(
+                data(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, t0, steps, n0, n1, D, entered
+            )
+        for v in range(v0, v1 if D else v0):
+            multiply_gates(entered, 0, D, Wx_, v0 * width * D, v * width * D, total * D,
+                           bias, (v - v0) * width, 0, room, (v - v0) * steps * rows * width, steps * rows)  # fmt: skip
+        for t in range(t0, t0 + steps):
+            for v in range(v0, v1):
+                z, unit = ((v - v0) * steps + t - t0) * rows * width, v * wide
+                count = min(wide, H - unit)
+                for r in range(0 if D else rows):
+                    for gate in range(4):
+                        a = ((t * N + n0 + r) * 4 + gate) * H + unit
+                        store(room, z + r * width + gate * wide, load(pre, a, count), wide)
+                for r in range(rows if lengths.size else 0):
+                    if t >= lengths[n0 + r]:
+                        saturate(room, z + r * width, wide, big)
+                multiply_gates(states, (t * N + n0) * H, H, Wh_, v0 * width * H, v * width * H, total * H,
+                               room, z, width, room, z, rows)  # fmt: skip
+                for r in range(rows):
+                    n = n0 + r
+                    y = (t * N + n) * H + unit
+                    prev, next = (y, y + N * H) if c.shape[0] > 1 else (n * H + unit, n * H + unit)
+                    cell(room, z + r * width, wide, cells, prev, cells, next, states, y + N * H,
+                         pre, 4 * y - 3 * unit, H, keep, count, one, bound)  # fmt: skip
+            if across:
+                wait(meeting, parts * (t + 1))
+    for array in kept:
+        hold(array)
 
 
 @njit(inline="always")
-def cell_gradient(gates, z, H, c, x, prev_c, y, dh, d, carry, dc, da, count, one, bound):
+def cell_gradient(gates, z, H, c, x, prev_c, prev, carry, y, dh, d, dc, da, count, one, bound):
     """The equations of `cell.cell_backward` for `count` units: da, and dc of the step before."""
     i, f, o, g = (
         load(gates, z, count),
@@ -228,7 +204,7 @@ def cell_gradient(gates, z, H, c, x, prev_c, y, dh, d, carry, dc, da, count, one
     dh_j = load(carry, y, count) + load(dh, d, count)
     dc_j = load(dc, y, count) + dh_j * o * (one - u * u)
     store(da, z, dc_j * g * (i * (one - i)), count)
-    store(da, z + H, dc_j * load(prev_c, y, count) * (f * (one - f)), count)
+    store(da, z + H, dc_j * load(prev_c, prev, count) * (f * (one - f)), count)
     store(da, z + 2 * H, dh_j * u * (o * (one - o)), count)
     store(da, z + 3 * H, dc_j * i * (one - g * g), count)
     store(dc, y, dc_j * f, count)
@@ -240,74 +216,55 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, meeting, across, part
     dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`.
     """
     begin(meeting, part)
-    T, N, _, H = gates.shape
-    lanes = BYTES // gates.itemsize
-    panel = VECTORS * lanes
-    zeros = np.zeros(H, da.dtype)
+    (T, N, _, H), size = gates.shape, gates.itemsize
+    wide, K = BYTES // size, 4 * H
     one, bound = da.dtype.type(1), da.dtype.type(BOUND)
-    flat = carry.reshape(carry.size)
-    dh_t, dh_n = dh.strides[0] // dh.itemsize, dh.strides[1] // dh.itemsize
-    first, last = share(H, panel, part, parts)
-    pack(WhT, packed[first * 4 * H :], first, last)
-    wait(meeting, parts)
+    zeros = np.zeros(H, da.dtype)
+    above, dh_t, dh_n = data(dh), dh.strides[0] // size, dh.strides[1] // size
+    dh_, dc_, da_, zeros_, weights = data(carry), data(dc), data(da), data(zeros), data(packed)
+
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
-    j0, j1 = (first, last) if across else (0, H)
+    vectors = FEW_VECTORS if (N if across else whole(N, parts)) <= FEW_ROWS else MANY_VECTORS
+    height = FEW_ROWS if vectors == FEW_VECTORS else MANY_ROWS
+    j0, j1 = share(H, wide if across else vectors * wide, part, parts)
+    WhT_k, WhT_j = WhT.strides[0] // size, WhT.strides[1] // size
+    pack(data(WhT), 0, WhT_k, WhT_j, K, H, weights, j0 * K, j0 // wide, whole(j1, wide), vectors, 0)
+    wait(meeting, parts)
+    if not across:
+        j0, j1 = 0, H
     for t in range(T - 1, -1, -1):
-        prev_c = c[t - 1] if t > 0 else c0
+        prev_c, before = (data(c), (t - 1) * N * H) if t > 0 else (data(c0), 0)
         for n in range(n0, n1):
-            x, y, d = (t * N + n) * H, n * H, t * dh_t + n * dh_n
-            z = 4 * x
-            for j in range(j0, j1 - lanes + 1, lanes):
-                cell_gradient(gates, z + j, H, c, x + j, prev_c, y + j, dh, d + j, carry, dc, da, lanes, one, bound)
-            j = j1 - (j1 - j0) % lanes
-            if j < j1:
-                cell_gradient(gates, z + j, H, c, x + j, prev_c, y + j, dh, d + j, carry, dc, da, j1 - j, one, bound)
+            for j in range(j0, j1, wide):
+                x, y = (t * N + n) * H + j, n * H + j
+                cell_gradient(data(gates), 4 * x - 3 * j, H, data(c), x, prev_c, before + y, dh_, y,
+                              above, t * dh_t + n * dh_n + j, dc_, da_, min(wide, j1 - j), one, bound)  # fmt: skip
         if across:
             wait(meeting, parts * (T - t + 1))
-        multiply(da, (t * N + n0) * 4 * H, ROWS * 4 * H, 4 * H, 1, packed[j0 * 4 * H :], 4 * H,
-                 zeros, j0, 0, flat, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
-
-
-@inlined
-def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
-    """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory."""
-    panel = VECTORS * (BYTES // A.itemsize)
-    for k in range(0, K, STREAMS):
-        depth = min(STREAMS, K - k)
-        for j in range(first, last, panel):
-            width = min(panel, last - j)
-            for n in range(0, N, ROWS):
-                y = n * columns + j
-                if k == 0:
-                    tile(A, n * K, K, 1, B, j, columns, depth, j, 0, base, n * z_row + j, z_row,
-                         out, y, columns, min(ROWS, N - n), width)  # fmt: skip
-                else:
-                    tile(A, n * K + k, K, 1, B, k * columns + j, columns, depth, j, 0, out, y, columns,
-                         out, y, columns, min(ROWS, N - n), width)  # fmt: skip
+        multiply(da_, (t * N + n0) * K, height * K, K, 1, weights, j0 * K, K, vectors,
+                 zeros_, j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
+    hold(zeros)
 
 
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     """One step from weights as they are, whose columns fill whole vectors. Threads divide the units."""
     begin(meeting, part)
-    N, D = x.shape
-    H = h.shape[1]
-    lanes = BYTES // x.itemsize
+    (N, D), H = x.shape, h.shape[1]
+    wide = BYTES // x.itemsize
     one, bound = x.dtype.type(1), x.dtype.type(BOUND)
-    z = np.empty(N * 4 * H, x.dtype)
-    before, after, out = c.reshape(c.size), next_c.reshape(c.size), next_h.reshape(h.size)
-    j0, j1 = share(H, VECTORS * lanes, part, parts)
+    room = np.empty(N * 4 * H + wide, x.dtype)
+    z = data(room)
+    j0, j1 = share(H, wide, part, parts)
     for gate in range(1 if parts == 1 else 4):
         first, last = (0, 4 * H) if parts == 1 else (gate * H + j0, gate * H + j1)
-        multiply_rows(x, D, Wx, b, 0, z, N, 4 * H, first, last)
-        multiply_rows(h, H, Wh, z, 4 * H, z, N, 4 * H, first, last)
+        multiply_rows(data(x), D, data(Wx), data(b), 0, z, N, 4 * H, first, last)
+        multiply_rows(data(h), H, data(Wh), z, 4 * H, z, N, 4 * H, first, last)
     for n in range(N):
-        for j in range(j0, j1 - lanes + 1, lanes):
+        for j in range(j0, j1, wide):
             y = n * H + j
-            cell(z, n * 4 * H + j, H, before, y, after, y, out, y, lanes, one, bound)
-        j = j1 - (j1 - j0) % lanes
-        if j < j1:
-            y = n * H + j
-            cell(z, n * 4 * H + j, H, before, y, after, y, out, y, j1 - j, one, bound)
+            cell(z, 4 * n * H + j, H, data(c), y, data(next_c), y, data(next_h), y,
+                 z, 0, 0, False, min(wide, j1 - j), one, bound)  # fmt: skip
+    hold(room)
 
 
 def compile(dtype):
@@ -323,7 +280,23 @@ def compile(dtype):
     meeting = types.Array(int64, 1, "C")
     signatures = {
         product: (given(2, "A"), given(2, "A"), given(1), own(2), meeting, int64, int64),
-        forward: (own(4), own(3), own(3), given(2, "A"), own(1), meeting, boolean, int64, int64),
+        forward: (
+            given(3, "A"),
+            given(2, "A"),
+            given(1),
+            types.Array(int64, 1, "C"),
+            own(4),
+            own(3),
+            own(3),
+            given(2, "A"),
+            own(1),
+            own(1),
+            boolean,
+            meeting,
+            boolean,
+            int64,
+            int64,
+        ),
         step: (*[given(2)] * 5, given(1), own(2), own(2), meeting, int64, int64),
         backward: (
             given(3, "A"),

@@ -5,7 +5,7 @@ Here both are said outright, in LLVM's terms: a `Vector` is one register, the op
 tile of a product takes one multiplication per register and step of k, which is all that a processor can do.
 
 numba's cache on disk looks at the file of the function that it compiles, not at this one: who changes this file
-touches `kernels.py`.
+touches `products.py` and `kernels.py`.
 """
 
 import operator
@@ -24,10 +24,12 @@ def _has(feature):
     return binding.get_host_cpu_features().get(feature, False)
 
 
-# Bytes of a register; the rows and vectors of a tile: as many as leave registers for the operands, of 16 or 32.
+# Bytes of a register.
 BYTES = 64 if _has("avx512f") else 32 if _has("avx2") else 16
-ROWS = 6
-VECTORS = 2 if _has("sse2") and not _has("avx512f") else 4
+# Tiles of a product, as rows and vectors of columns: what leaves registers for the operands, of 32 or 16. One has as
+# many sums as possible; one is for the four gates of some units; one is for few rows, whose sums shall not wait for
+# each other.
+TILES = ((6, 2), (3, 4), (1, 12)) if _has("sse2") and not _has("avx512f") else ((8, 3), (6, 4), (2, 12))
 
 INT = ir.IntType(64)
 FAST = ("contract",)  # a product and a sum may become one operation, nothing else
@@ -65,8 +67,29 @@ def _splat(builder, number, kind):
     return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(ir.IntType(32), kind.count), None))
 
 
-def _data(context, builder, signature, arguments, k):
-    return context.make_array(signature.args[k])(context, builder, arguments[k]).data
+@intrinsic
+def data(typing, array):
+    """A pointer to the first element. Unlike an array, it is not counted, which would be done at each use, by all
+    threads at the same place: arrays themselves have no part in inner loops, and are `held` until after them.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return context.make_array(signature.args[0])(context, builder, arguments[0]).data
+
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
+def lanes(typing, pointer):
+    """How many numbers a register has."""
+    count = BYTES // (pointer.dtype.bitwidth // 8)
+    return types.intp(pointer), lambda context, *_: INT(count)
+
+
+@intrinsic
+def hold(typing, array):
+    """Nothing, but until here the array is there."""
+    return types.void(array), lambda context, *_: context.get_dummy_value()
 
 
 def _lanes_below(builder, count, kind):
@@ -91,33 +114,33 @@ def _size(kind):
 
 
 @intrinsic
-def load(typing, array, offset, count):
-    """The elements from this offset on of a contiguous array, as many as fit or as `count` says; then zeros."""
-    result = Vector(array.dtype)
+def load(typing, pointer, offset, count):
+    """The elements from this offset on, as many as fit or as `count` says; then zeros."""
+    result = Vector(pointer.dtype)
 
     def generate(context, builder, signature, arguments):
         kind = context.get_value_type(result)
-        place = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        place = builder.gep(arguments[0], [arguments[1]])
         place = builder.bitcast(place, kind.as_pointer())
         mask = _lanes_below(builder, arguments[2], kind)
         return _masked(builder, "load", kind, place, ir.IntType(32)(_size(kind)), mask, ir.Constant(kind, None))
 
-    return result(array, offset, count), generate
+    return result(pointer, offset, count), generate
 
 
 @intrinsic
-def store(typing, array, offset, vector, count):
-    """Write the first `count` lanes into a contiguous array, from this offset on."""
+def store(typing, pointer, offset, vector, count):
+    """Write the first `count` lanes, from this offset on."""
 
     def generate(context, builder, signature, arguments):
         kind = context.get_value_type(signature.args[2])
-        place = builder.gep(_data(context, builder, signature, arguments, 0), [arguments[1]])
+        place = builder.gep(arguments[0], [arguments[1]])
         place = builder.bitcast(place, kind.as_pointer())
         mask = _lanes_below(builder, arguments[3], kind)
         _masked(builder, "store", kind, arguments[2], place, ir.IntType(32)(_size(kind)), mask)
         return context.get_dummy_value()
 
-    return types.void(array, offset, vector, count), generate
+    return types.void(pointer, offset, vector, count), generate
 
 
 def _operation(name):
@@ -156,53 +179,98 @@ for _function, _name in (
     _offer(_function, _name)
 
 
+def _together(function):
+    """An intrinsic for tuples of vectors, from one that gets lists of them: (builder, kind, lists, numbers).
+
+    Each operation is written for all vectors before the next, so that the processor, which looks some way ahead, finds
+    work that is ready: within one vector each operation waits for the one before.
+    """
+
+    def apply(typing, first, *others):
+        def generate(context, builder, signature, arguments):
+            kind = context.get_value_type(first.dtype)
+            lists = [
+                [builder.extract_value(value, k) for k in range(first.count)] if type == first else value
+                for type, value in zip(signature.args, arguments, strict=True)
+            ]
+            return cgutils.pack_array(builder, list(function(builder, kind, *lists)))
+
+        return first(first, *others), generate
+
+    return apply
+
+
+def _multiply_add(builder, a, b, c):
+    return [builder.fadd(builder.fmul(*ab, flags=FAST), z, flags=FAST) for *ab, z in zip(a, b, c, strict=True)]
+
+
 @intrinsic
 def clamp(typing, x, bound):
-    """x within -bound..bound; a NaN stays one."""
+    """Each within -bound..bound; a NaN stays one."""
 
-    def generate(context, builder, signature, arguments):
-        kind = context.get_value_type(signature.args[0])
-        x, high = arguments[0], _splat(builder, arguments[1], kind)
-        low = _splat(builder, builder.fneg(arguments[1]), kind)
-        x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
-        return builder.select(builder.fcmp_ordered("<", x, low), low, x)
+    def together(builder, kind, x, bound):
+        high, low = _splat(builder, bound, kind), _splat(builder, builder.fneg(bound), kind)
+        x = [builder.select(builder.fcmp_ordered(">", v, high), high, v) for v in x]
+        return [builder.select(builder.fcmp_ordered("<", v, low), low, v) for v in x]
 
-    return x(x, bound), generate
+    return _together(together)(typing, x, bound)
+
+
+@intrinsic
+def ratio(typing, x, y):
+    """Each x / y for y from 1 to 1e30, to rounding; a NaN stays one, and where x is y it is exactly 1.
+
+    A register of 64 bytes is divided by Newton's steps from an estimate of 1 / y, which double its 14 bits, and one
+    that corrects the quotient by what it leaves: a division of so many numbers takes the processor longer.
+    """
+
+    def together(builder, kind, x, y):
+        if BYTES < 64 or _size(kind) == 8:
+            return [builder.fdiv(*pair) for pair in zip(x, y, strict=True)]
+        mask = ir.IntType(kind.count)
+        estimate = ir.FunctionType(kind, [kind, kind, mask])
+        estimate = cgutils.get_or_insert_function(builder.module, estimate, "llvm.x86.avx512.rcp14.ps.512")
+        inverse = [builder.call(estimate, [v, ir.Constant(kind, None), mask(-1)]) for v in y]
+        minus, one = [builder.fneg(v) for v in y], [ir.Constant(kind, [1.0] * kind.count)] * len(y)
+        inverse = _multiply_add(builder, inverse, _multiply_add(builder, minus, inverse, one), inverse)
+        quotient = [builder.fmul(*pair) for pair in zip(x, inverse, strict=True)]
+        return _multiply_add(builder, inverse, _multiply_add(builder, minus, quotient, x), quotient)
+
+    return _together(together)(typing, x, y)
 
 
 @intrinsic
 def expm1(typing, x):
-    """exp(x) - 1 for -80 < x < 80, without a branch; a NaN stays one.
+    """exp(x) - 1 of each, for -80 < x < 80, without a branch; a NaN stays one.
 
     With x = n ln 2 + r and |r| <= ln(2) / 2, it is 2**n (exp(r) - 1) + (2**n - 1); exp(r) - 1 by Taylor's series.
     """
 
-    def generate(context, builder, signature, arguments):
-        kind = context.get_value_type(signature.args[0])
+    def together(builder, kind, x):
         bits, mantissa, exponent_of_1, ln2_high, ln2_low, terms = EXP[_size(kind)]
         integers = ir.VectorType(ir.IntType(bits), kind.count)
 
         def constant(value, kind=kind):
             return ir.Constant(kind, [value] * kind.count)
 
-        def multiply_add(a, b, c):
-            return builder.fadd(builder.fmul(a, b, flags=FAST), c, flags=FAST)
+        def all(value):
+            return [constant(value)] * len(x)
 
         # Added to 1.5 * 2**mantissa, a number is rounded to an integer, which its last bits then are.
         shift = constant(1.5 * 2.0**mantissa)
-        shifted = multiply_add(arguments[0], constant(LOG2_E), shift)
-        n = builder.fsub(shifted, shift)
-        r = multiply_add(n, constant(-ln2_high), arguments[0])
-        r = multiply_add(n, constant(-ln2_low), r)
-        series = constant(1 / factorial(terms))
+        shifted = _multiply_add(builder, x, all(LOG2_E), [shift] * len(x))
+        n = [builder.fsub(v, shift) for v in shifted]
+        r = _multiply_add(builder, n, all(-ln2_high), x)
+        r = _multiply_add(builder, n, all(-ln2_low), r)
+        series = all(1 / factorial(terms))
         for term in range(terms - 1, 0, -1):
-            series = multiply_add(series, r, constant(1 / factorial(term)))
-        series = builder.fmul(series, r)
-        power = builder.shl(builder.bitcast(shifted, integers), constant(mantissa, integers))
-        power = builder.bitcast(builder.add(power, constant(exponent_of_1, integers)), kind)
-        return multiply_add(power, series, builder.fsub(power, constant(1.0)))
+            series = _multiply_add(builder, series, r, all(1 / factorial(term)))
+        series = [builder.fmul(*pair) for pair in zip(series, r, strict=True)]
+        power = [builder.shl(builder.bitcast(v, integers), constant(mantissa, integers)) for v in shifted]
+        power = [builder.bitcast(builder.add(v, constant(exponent_of_1, integers)), kind) for v in power]
+        return _multiply_add(builder, power, series, [builder.fsub(v, constant(1.0)) for v in power])
 
-    return x(x), generate
+    return _together(together)(typing, x)
 
 
 @intrinsic
@@ -216,7 +284,7 @@ def transpose(typing, A, a, a_row, out, y, y_row):
 
         def row(k, index):
             offset = builder.add(arguments[k + 1], builder.mul(INT(index), arguments[k + 2]))
-            pointer = builder.gep(_data(context, builder, signature, arguments, k), [offset])
+            pointer = builder.gep(arguments[k], [offset])
             return builder.bitcast(pointer, kind.as_pointer())
 
         def mixed(first, second, order):
@@ -240,97 +308,112 @@ def transpose(typing, A, a, a_row, out, y, y_row):
     return types.void(A, a, a_row, out, y, y_row), generate
 
 
-@intrinsic
-def tile(typing, A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns):
-    """out = base + A @ B for a tile of at most ROWS rows and VECTORS vectors of columns.
+def tile(most_rows, most_vectors, least_vectors=1):
+    """The register tile of at most so many rows and vectors of columns, as a function."""
 
-    Arrays are followed by the offset of the tile's first element, and by what takes one row, or one step of k, further:
-    all in elements. Columns are contiguous; B has whole vectors of them. The sum over k starts from zero, runs in
-    order, and is then added to `base`: a result has the same bits in whichever tile it is computed. On the way, the
-    elements of B from `ahead` on, `ahead_k` for each k, are asked for: what the next tiles want is then at hand.
-    """
+    @intrinsic
+    def tile(typing, A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns):
+        """out = base + A @ B for a tile.
 
-    def generate(context, builder, signature, arguments):
-        number = context.get_value_type(signature.args[0].dtype)
-        kind = _vector(number)
-        lanes, align = kind.count, _size(kind)
-        zero = ir.Constant(kind, None)
-        _, _, a_row, a_k, _, _, b_k, K, ahead, ahead_k, _, _, z_row, _, _, y_row, rows, columns = arguments
+        Pointers are followed by the offset of the tile's first element, and by what takes one row, or one step of k,
+        further: all in elements. Columns are contiguous; B has whole vectors of them. The sum over k starts from zero,
+        runs in order, and is then added to `base`: a result has the same bits in whichever tile it is computed. On the
+        way, the elements of B from `ahead` on, `ahead_k` for each k, are asked for: what the next tiles want is then at
+        hand.
+        """
 
-        def place(pointer, *steps):
-            """The pointer, so many times so many elements further on."""
-            for count, step in steps:
-                count, step = (INT(v) if isinstance(v, int) else v for v in (count, step))
-                pointer = builder.gep(pointer, [builder.mul(count, step)])
-            return pointer
+        def generate(context, builder, signature, arguments):
+            number = context.get_value_type(signature.args[0].dtype)
+            kind = _vector(number)
+            lanes, align = kind.count, _size(kind)
+            zero = ir.Constant(kind, None)
+            _, _, a_row, a_k, _, _, b_k, K, ahead, ahead_k, _, _, z_row, _, _, y_row, rows, columns = arguments
 
-        def start(k):
-            return place(_data(context, builder, signature, arguments, k), (arguments[k + 1], 1))
+            def place(pointer, *steps):
+                """The pointer, so many times so many elements further on."""
+                for count, step in steps:
+                    count, step = (INT(v) if isinstance(v, int) else v for v in (count, step))
+                    pointer = builder.gep(pointer, [builder.mul(count, step)])
+                return pointer
 
-        def prefetch(pointer, write, level):
-            """Ask for memory that is wanted later: to read or to write, in the cache of level 3 - `level`."""
-            byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-            function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-            function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-            builder.call(function, [builder.bitcast(pointer, byte), word(write), word(level), word(1)])
+            def start(k):
+                return place(arguments[k], (arguments[k + 1], 1))
 
-        def vector_at(pointer):
-            return builder.bitcast(pointer, kind.as_pointer())
+            def prefetch(pointer, write, level):
+                """Ask for memory that is wanted later: to read or to write, in the cache of level 3 - `level`."""
+                byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+                function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+                function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+                builder.call(function, [builder.bitcast(pointer, byte), word(write), word(level), word(1)])
 
-        left, right, before, after = start(0), start(4), start(10), start(13)
-        wanted = place(_data(context, builder, signature, arguments, 4), (ahead, 1))
-        vectors = builder.sdiv(builder.add(columns, INT(lanes - 1)), INT(lanes))
-        full = builder.icmp_signed("==", builder.mul(vectors, INT(lanes)), columns)
-        mask = _lanes_below(builder, builder.sub(columns, builder.mul(builder.sub(vectors, INT(1)), INT(lanes))), kind)
-        end = builder.append_basic_block("end")
-        switch = builder.switch(builder.add(builder.mul(rows, INT(VECTORS + 1)), vectors), end)
-        for R in range(1, ROWS + 1):
-            for C in range(1, VECTORS + 1):
-                cells = [(r, v) for r in range(R) for v in range(C)]
-                entry, loop, whole, partial = (
-                    builder.append_basic_block(f"{name}_{R}_{C}") for name in ("entry", "loop", "whole", "partial")
-                )
-                switch.add_case(INT(R * (VECTORS + 1) + C), entry)
-                builder.position_at_end(entry)
-                for r, v in cells:
-                    prefetch(place(before, (r, z_row), (v, lanes)), 1, 3)
-                builder.branch(loop)
+            def vector_at(pointer):
+                return builder.bitcast(pointer, kind.as_pointer())
 
-                builder.position_at_end(loop)
-                k = builder.phi(INT)
-                sums = {cell: builder.phi(kind) for cell in cells}
-                row_of_B = [builder.load(vector_at(place(right, (k, b_k), (v, lanes))), align=align) for v in range(C)]
-                new = {}
-                prefetch(place(wanted, (k, ahead_k)), 0, 2)
-                for r in range(R):
-                    scalar = _splat(builder, builder.load(place(left, (k, a_k), (r, a_row))), kind)
-                    for v in range(C):
-                        term = builder.fmul(scalar, row_of_B[v], flags=FAST)
-                        new[r, v] = builder.fadd(sums[r, v], term, flags=FAST)
-                following = builder.add(k, INT(1))
-                for phi, initial, value in [(k, INT(0), following), *((sums[cell], zero, new[cell]) for cell in cells)]:
-                    phi.add_incoming(initial, entry)
-                    phi.add_incoming(value, loop)
-                done = builder.append_basic_block(f"done_{R}_{C}")
-                builder.cbranch(builder.icmp_signed("<", following, K), loop, done)
-                builder.position_at_end(done)
-                builder.cbranch(full, whole, partial)
-
-                for block in (whole, partial):
-                    builder.position_at_end(block)
+            left, right, before, after = start(0), start(4), start(10), start(13)
+            wanted = place(arguments[4], (ahead, 1))
+            vectors = builder.sdiv(builder.add(columns, INT(lanes - 1)), INT(lanes))
+            full = builder.icmp_signed("==", builder.mul(vectors, INT(lanes)), columns)
+            mask = _lanes_below(
+                builder, builder.sub(columns, builder.mul(builder.sub(vectors, INT(1)), INT(lanes))), kind
+            )
+            end = builder.append_basic_block("end")
+            switch = builder.switch(builder.add(builder.mul(rows, INT(most_vectors + 1)), vectors), end)
+            for R in range(1, most_rows + 1):
+                for C in range(least_vectors, most_vectors + 1):
+                    cells = [(r, v) for r in range(R) for v in range(C)]
+                    entry, loop, whole, partial = (
+                        builder.append_basic_block(f"{name}_{R}_{C}") for name in ("entry", "loop", "whole", "partial")
+                    )
+                    switch.add_case(INT(R * (most_vectors + 1) + C), entry)
+                    builder.position_at_end(entry)
                     for r, v in cells:
-                        source = vector_at(place(before, (r, z_row), (v, lanes)))
-                        target = vector_at(place(after, (r, y_row), (v, lanes)))
-                        if block is partial and v == C - 1:
-                            value = _masked(builder, "load", kind, source, ir.IntType(32)(align), mask, zero)
-                            value = builder.fadd(value, new[r, v])
-                            _masked(builder, "store", kind, value, target, ir.IntType(32)(align), mask)
-                        else:
-                            value = builder.fadd(builder.load(source, align=align), new[r, v])
-                            builder.store(value, target, align=align)
-                    builder.branch(end)
-        builder.position_at_end(end)
-        return context.get_dummy_value()
+                        prefetch(place(before, (r, z_row), (v, lanes)), 1, 3)
+                    builder.branch(loop)
 
-    signature = types.void(A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns)
-    return signature, generate
+                    builder.position_at_end(loop)
+                    k = builder.phi(INT)
+                    sums = {cell: builder.phi(kind) for cell in cells}
+                    row_of_B = [
+                        builder.load(vector_at(place(right, (k, b_k), (v, lanes))), align=align) for v in range(C)
+                    ]
+                    new = {}
+                    prefetch(place(wanted, (k, ahead_k)), 0, 2)
+                    for r in range(R):
+                        scalar = _splat(builder, builder.load(place(left, (k, a_k), (r, a_row))), kind)
+                        for v in range(C):
+                            term = builder.fmul(scalar, row_of_B[v], flags=FAST)
+                            new[r, v] = builder.fadd(sums[r, v], term, flags=FAST)
+                    following = builder.add(k, INT(1))
+                    for phi, initial, value in [
+                        (k, INT(0), following),
+                        *((sums[cell], zero, new[cell]) for cell in cells),
+                    ]:
+                        phi.add_incoming(initial, entry)
+                        phi.add_incoming(value, loop)
+                    done = builder.append_basic_block(f"done_{R}_{C}")
+                    builder.cbranch(builder.icmp_signed("<", following, K), loop, done)
+                    builder.position_at_end(done)
+                    builder.cbranch(full, whole, partial)
+
+                    for block in (whole, partial):
+                        builder.position_at_end(block)
+                        for r, v in cells:
+                            source = vector_at(place(before, (r, z_row), (v, lanes)))
+                            target = vector_at(place(after, (r, y_row), (v, lanes)))
+                            if block is partial and v == C - 1:
+                                value = _masked(builder, "load", kind, source, ir.IntType(32)(align), mask, zero)
+                                value = builder.fadd(value, new[r, v])
+                                _masked(builder, "store", kind, value, target, ir.IntType(32)(align), mask)
+                            else:
+                                value = builder.fadd(builder.load(source, align=align), new[r, v])
+                                builder.store(value, target, align=align)
+                        builder.branch(end)
+            builder.position_at_end(end)
+            return context.get_dummy_value()
+
+        signature = types.void(
+            A, a, a_row, a_k, B, b, b_k, K, ahead, ahead_k, base, z, z_row, out, y, y_row, rows, columns
+        )
+        return signature, generate
+
+    return tile

@@ -1,0 +1,191 @@
+"""Matrix products, as numba compiles them: packing, panels, and the product of stages one and three.
+
+A matrix that many rows are multiplied with is *packed*: cut into panels of so many `vectors` of columns, each panel
+stored as the tile reads it, k after k. Rows are independent of each other, and so are columns: every element is
+computed by the same operations in the same order, however the work is divided. Results have the same bits for any
+number of threads.
+
+Matrices come as pointers, each followed by the offset of its first element and by what takes one row, or column, or
+step of k, further.
+"""
+
+import numpy as np
+from numba import njit
+
+from .meeting import begin
+from .vectors import BYTES, TILES, data, hold, lanes, load, store, tile, transpose
+
+(MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
+many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
+
+# A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows; a
+# tile so many steps, whose columns stay in the first-level cache for the rows that follow.
+DEPTH, HEIGHT, SHALLOW = 512, 240, 128
+# Between rearranged blocks of rows, lest all begin in the same set of the cache.
+PAD = 16
+
+# Rows of a matrix read at a time where it is not packed: as many streams of memory.
+STREAMS = 16
+
+# numba: 1/0 is inf, as in NumPy; products and sums may become one operation.
+OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
+inlined = njit(nogil=True, **OPTIONS)
+
+
+@inlined
+def share(size, unit, part, parts):
+    """The part of 0..size that is a thread's, in whole units."""
+    units = (size + unit - 1) // unit
+    return min(units * part // parts * unit, size), min(units * (part + 1) // parts * unit, size)
+
+
+@inlined
+def whole(size, unit):
+    """How many units cover a size."""
+    return (size + unit - 1) // unit
+
+
+@inlined
+def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
+    """Vectors first..last of the columns of B (K, M) into panels of so many. Columns behind the last become zeros.
+
+    With `units`, which are M / 4, the columns are gates, and vectors in the order i, f, o, g of some units, then of the
+    next.
+    """
+    wide = lanes(B)
+    deep = wide if b_k == 1 and b_j != 1 else 1  # so many steps of k at a time
+    for k0 in range(0, K, deep):
+        for v in range(first, last):
+            start = first + (v - first) // vectors * vectors
+            row = min(vectors, last - start) * wide
+            to = place + (start - first) * wide * K + k0 * row + (v - start) * wide
+            unit = (v // 4 if units else v) * wide
+            j, count = unit + v % 4 * units, min(wide, (units if units else M) - unit)
+            if b_j == 1:
+                store(packed, to, load(B, b + k0 * b_k + j, count), wide)
+            elif deep == wide and count == wide and k0 + wide <= K:
+                transpose(B, b + j * b_j + k0, b_j, packed, to, row)
+            else:
+                for k in range(min(deep, K - k0)):
+                    for lane in range(wide):
+                        if lane < count:
+                            packed[to + k * row + lane] = B[b + (k0 + k) * b_k + (j + lane) * b_j]
+                        else:
+                            packed[to + k * row + lane] = 0
+
+
+@inlined
+def pack_rows(A, a, a_row, a_k, packed, rows, depth):
+    """Rows of A in blocks of MANY_ROWS, k after k; the size of a block."""
+    block, wide = MANY_ROWS * depth + PAD, lanes(A)
+    for k in range(depth):
+        for start in range(0, rows, MANY_ROWS):
+            place, count = start // MANY_ROWS * block + k * MANY_ROWS, min(MANY_ROWS, rows - start)
+            here = a + k * a_k + start * a_row
+            if a_row == 1:
+                for r in range(0, count, wide):
+                    store(packed, place + r, load(A, here + r, count - r), count - r)
+            else:
+                for r in range(count):
+                    packed[place + r] = A[here + r * a_row]
+    return block
+
+
+@inlined
+def multiply(A, a, a_block, a_row, a_k, packed, place, K, vectors, base, z, z_row, out, y, y_row, rows, columns):
+    """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
+
+    `a_block` takes one tile of rows further. A panel is used by all rows, SHALLOW steps of k at a time, while what
+    follows it is fetched into the cache.
+    """
+    wide = lanes(A)
+    height = MANY_ROWS if vectors == MANY_VECTORS else FEW_ROWS
+    blocks, total = whole(rows, height), whole(columns, wide) * wide * K
+    for j in range(0, columns, vectors * wide):
+        width = min(vectors * wide, columns - j)
+        stored = whole(width, wide) * wide
+        ahead_k = min(wide, stored // blocks + 1)
+        for k in range(0, K, SHALLOW):
+            depth = min(SHALLOW, K - k)
+            here = j * K + k * stored
+            ahead = place + (here + depth * stored) % total
+            before, source, row = (base, z + j, z_row) if k == 0 else (out, y + j, y_row)
+            for block in range(blocks):
+                n = block * height
+                left, count = a + block * a_block + k * a_k, min(height, rows - n)
+                if vectors == MANY_VECTORS:
+                    many(A, left, a_row, a_k, packed, place + here, stored, depth, ahead, ahead_k,
+                         before, source + n * row, row, out, y + n * y_row + j, y_row, count, width)  # fmt: skip
+                else:
+                    few(A, left, a_row, a_k, packed, place + here, stored, depth, ahead, ahead_k,
+                        before, source + n * row, row, out, y + n * y_row + j, y_row, count, width)  # fmt: skip
+                ahead += ahead_k * depth
+
+
+@inlined
+def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, rows):
+    """The same for the four gates of one vector of units: rows of A, base and out follow each other.
+
+    The weights of all units that are wanted begin at `first`, `total` of them, these at `here`.
+    """
+    width, blocks = GATES * lanes(A), whole(rows, GATE_ROWS)
+    height = whole(rows, blocks)  # blocks of nearly the same size
+    ahead_k = min(lanes(A), width // blocks + 1)
+    for k in range(0, K, SHALLOW):
+        depth, right = min(SHALLOW, K - k), here + k * width
+        ahead = first + (right - first + depth * width) % total
+        before, source, row = (base, z, z_row) if k == 0 else (out, y, width)
+        for n in range(0, rows, height):
+            of_gates(A, a + n * K + k, K, 1, packed, right, width, depth, ahead, ahead_k, before, source + n * row, row,
+                     out, y + n * width, width, min(height, rows - n), width)  # fmt: skip
+            ahead += ahead_k * depth
+
+
+@inlined
+def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
+    """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory."""
+    for k in range(0, K, STREAMS):
+        depth = min(STREAMS, K - k)
+        before, row = (base, z_row) if k == 0 else (out, columns)
+        for j in range(first, last, FEW_VECTORS * lanes(A)):
+            width, b = min(FEW_VECTORS * lanes(A), last - j), k * columns + j
+            for n in range(0, N, FEW_ROWS):
+                few(A, n * K + k, K, 1, B, b, columns, depth, b, 0, before, n * row + j, row,
+                    out, n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
+
+
+def product(A, B, bias, out, meeting, part, parts):
+    """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides."""
+    begin(meeting, part)
+    (M, K), N = A.shape, B.shape[1]
+    a_row, a_k = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
+    b_k, b_j = B.strides[0] // B.itemsize, B.strides[1] // B.itemsize
+    wide = BYTES // A.itemsize
+    panel = MANY_VECTORS * wide
+    across = min(parts, max(1, N // (2 * panel)))
+    while parts % across:
+        across -= 1
+    first, last = share(N, panel, part % across, across)
+    top, bottom = share(M, 1, part // across, parts // across)
+    if first == last or top == bottom:
+        return
+    height, depth = min(HEIGHT, bottom - top), min(DEPTH, K)
+    columns = np.empty(depth * whole(last - first, wide) * wide, A.dtype)
+    rows = np.empty(0 if a_k == 1 else whole(height, MANY_ROWS) * (MANY_ROWS * depth + PAD), A.dtype)
+    left, right, base, y = data(A), data(B), data(bias), data(out)
+    packed, rearranged = data(columns), data(rows)
+    for k in range(0, K, DEPTH):
+        depth = min(DEPTH, K - k)
+        pack(right, k * b_k, b_k, b_j, depth, N, packed, 0, first // wide, whole(last, wide), MANY_VECTORS, 0)
+        for row in range(top, bottom, HEIGHT):
+            here, count = row * N + first, min(HEIGHT, bottom - row)
+            before, z, z_row = (base, first, 0) if k == 0 else (y, here, N)
+            if a_k == 1:
+                multiply(left, row * a_row + k, MANY_ROWS * a_row, a_row, 1, packed, 0, depth, MANY_VECTORS,
+                         before, z, z_row, y, here, N, count, last - first)  # fmt: skip
+            else:
+                block = pack_rows(left, row * a_row + k * a_k, a_row, a_k, rearranged, count, depth)
+                multiply(rearranged, 0, block, 1, MANY_ROWS, packed, 0, depth, MANY_VECTORS,
+                         before, z, z_row, y, here, N, count, last - first)  # fmt: skip
+    hold(columns)
+    hold(rows)
