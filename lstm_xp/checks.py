@@ -105,6 +105,9 @@ def one_library(function, arrays):
     types = {}
     for name, array in arrays.items():
         types.setdefault(type(array), name)
+    usual = list(types) == [np.ndarray] and dtype_name(first.dtype) in COMPUTE_DTYPE
+    if usual and all(array.dtype is first.dtype for array in arrays.values()):  # at a glance: nearly every call is this
+        return np, "cpu"
     for kind, name in types.items():
         if kind is np.ndarray:
             continue
@@ -148,7 +151,7 @@ def shapes(function, arrays, rules, context):
     """Check shapes: `rules` maps a name to (its shape in letters, its shape in numbers)."""
     for name, (letters, numbers) in rules.items():
         array = arrays[name]
-        if array is None:
+        if array is None or array.shape == numbers:
             continue
         found = shape_of(function, name, array)
         if found == numbers:

@@ -127,7 +127,7 @@ def lstm_forward(
     xp, problem = checks.sequence_arguments("lstm_forward", x, h0, Wx, Wh, b, c0, training, precision)
     lengths = checks.sequence_lengths("lstm_forward", lengths, x, xp)
     chosen = engines.choose(engine, problem)
-    product = engines.product(chosen)
+    product, at_once = engines.product(chosen), hasattr(chosen, "layer")
     N, T, H = problem.N, problem.T, problem.H
     timeline = Timeline.of(x, lengths, reverse, xp)
     wide, narrow = conversions(x, xp)
@@ -138,7 +138,7 @@ def lstm_forward(
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
         steps = wide(timeline.steps(x, start, stop))
-        if hasattr(chosen, "layer"):
+        if at_once:
             left = None if lengths is None else lengths - start
             return chosen.layer(steps, prev_h, prev_c, wide(Wx), Wh, None if b is None else wide(b), left, keep=keep)
         a = product(rows_of(steps, xp), wide(Wx), None if b is None else wide(b))
@@ -149,7 +149,7 @@ def lstm_forward(
         h, c, gates = (xp.zeros((T, N, K), dtype=dtype, device=timeline.device)
                        for K, dtype in ((H, h.dtype), (H, c.dtype), (4 * H, c.dtype)))  # fmt: skip
         h = timeline.restore(h)
-    elif training or problem.array_library not in engines.ASSIGNABLE:
+    elif training or problem.array_library not in engines.ASSIGNABLE or (at_once and lengths is None):
         h, last_c, c, gates = advance(0, T, h, c)
         h_n = timeline.last(h, h_n)
         c_n = last_c if lengths is None else timeline.last(c, c_n)

@@ -6,6 +6,7 @@ products of the other stages run in the same way, so that no second pool of thre
 """
 
 import sys
+from collections import deque
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
@@ -27,6 +28,8 @@ WORTH_A_THREAD = 1.5e7
 WORTH_A_MEETING = 4e5
 # With fewer rows a thread, threads divide the units.
 ROWS = 4
+# Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes.
+SPARE, KEPT = 4, 1 << 23
 
 
 def refuses(problem):
@@ -61,8 +64,10 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
     h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
     h[0], c[0] = h0, c0
     lengths = np.empty(0, np.int64) if lengths is None else np.ascontiguousarray(lengths, np.int64)
-    packed = [np.empty(code.packed(H) * 4 * K, code.dtype) for K in (D, H)]
-    _recurrence(code, code.forward, T, N, H, x, Wx, b, lengths, gates, h, c, _plain(Wh), *packed, keep)
+    across, parts = _divide(code, T, N, H)
+    some, size = code.forward_space(T, N, D, H, across, parts, code.dtype.itemsize)
+    forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some)
+    _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
     return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
 
@@ -79,8 +84,10 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
         np.ascontiguousarray(c),
         np.ascontiguousarray(c0, c.dtype),
     )
-    packed = np.empty(code.packed(H) * 4 * H, c.dtype)
-    _recurrence(code, code.backward, T, N, H, dh, carry, dc, gates, c, c0, _plain(Wh).T, packed, da)
+    across, parts = _divide(code, T, N, H)
+    backward = (dh, carry, dc, gates, c, c0, _plain(Wh).T, da)
+    _run(code, parts, code.backward_space(H, code.dtype.itemsize),
+         lambda space, *share: code.backward(*backward, space, across, *share))  # fmt: skip
     return da.reshape(T, N, 4 * H), carry, dc
 
 
@@ -93,7 +100,8 @@ def product(A, B, bias=None):
     bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
     parts = int(2 * M * K * N / WORTH_A_THREAD)
     parts = min(code.threads(), parts) if parts > 1 else 1
-    code.pool.run(lambda *share: code.product(A, B, bias, out, *share), parts)
+    across, size = code.product_space(M, K, N, parts, code.dtype.itemsize)
+    _run(code, parts, size, lambda space, *share: code.product(A, B, bias, out, space, across, *share))
     return out
 
 
@@ -126,13 +134,29 @@ def _plain(v):
     return v if v.flags.aligned and v.dtype.isnative else v.astype(v.dtype.newbyteorder("="))
 
 
-def _recurrence(code, kernel, T, N, H, *arguments):
-    """Run a recurrence on as many threads as are worth it."""
+def _divide(code, T, N, H):
+    """Whether threads divide the units of a recurrence, and how many are worth it."""
     step = 8 * N * H * H
     threads = code.threads() if T * step > WORTH_A_THREAD else 1
     across = N < ROWS * threads and H >= code.lanes * threads and step > WORTH_A_MEETING
-    parts = threads if across else min(threads, -(-N // ROWS))
-    code.pool.run(lambda meeting, *share: kernel(*arguments, meeting, across, *share), parts)
+    return across, threads if across else min(threads, -(-N // ROWS))
+
+
+def _run(code, parts, size, work):
+    """work(space, meeting, part, parts) for every part; the space, so many numbers, is that of an earlier call.
+
+    It would be new memory each time, which the system clears, page by page. A call that fails keeps it: other threads
+    may still be at work there.
+    """
+    try:
+        space = code.spare.pop()
+    except IndexError:
+        space = np.empty(0, code.dtype)
+    if space.size < size:
+        space = np.empty(size, code.dtype)
+    code.pool.run(lambda *share: work(space, *share), parts)
+    if space.nbytes <= KEPT:
+        code.spare.append(space)
 
 
 @cache
@@ -167,7 +191,7 @@ def _code(dtype):
         **compiled,
         dtype=dtype,
         lanes=lanes,
-        packed=lambda columns: -(-columns // lanes) * lanes,
+        spare=deque(maxlen=SPARE),
         threads=threads.limit,
         pool=threads.pool,
         alone=threads.ALONE,

@@ -22,6 +22,7 @@ from .products import (
     multiply_rows,
     pack,
     product,
+    product_space,
     share,
     whole,
 )
@@ -78,9 +79,8 @@ def cell(a, z, gate, prev_c, prev, next_c, next, h, y, gates, x, H, keep, count,
 
 
 @inlined
-def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows):
+def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows, y):
     """Some steps and rows of x (T, N, D), one after the other."""
-    y = 0
     for t in range(t0, t0 + steps):
         for n in range(n0, n1):
             here = t * t_step + n * n_step
@@ -101,50 +101,28 @@ def saturate(room, z, wide, big):
         room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
 
 
-def forward(x, Wx, b, lengths, gates, h, c, Wh, packed_x, packed_h, keep, meeting, across, part, parts):
+def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeting, part, parts):
     """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
 
-    Pre-activations are made of x (T, N, D) when they are wanted, a few steps at a time, so that they are in the cache;
-    with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
+    Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
+    cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
 
-    With `across`, threads divide the units and meet after every step; without, they divide the rows.
+    With `across`, threads divide the units and meet after every step; without, they divide the rows. `space` is as
+    `forward_space` says.
     """
     begin(meeting, part)
     (T, N, D), H, size = x.shape, h.shape[2], h.itemsize
     wide = BYTES // size
     width, vectors = GATES * wide, whole(H, wide)  # of units
     one, bound, big = h.dtype.type(1), h.dtype.type(BOUND), h.dtype.type(BIG)
-    pre, states, cells, Wx_, Wh_ = data(gates), data(h), data(c), data(packed_x), data(packed_h)
+    pre, states, cells, room = data(gates), data(h), data(c), data(space)
+    Wx_at, Wh_at = 0, vectors * width * D
 
     v0, v1 = share(vectors, 1, part, parts)
-    pack(
-        data(Wx),
-        0,
-        Wx.strides[0] // size,
-        Wx.strides[1] // size,
-        D,
-        4 * H,
-        Wx_,
-        v0 * width * D,
-        4 * v0,
-        4 * v1,
-        GATES,
-        H,
-    )
-    pack(
-        data(Wh),
-        0,
-        Wh.strides[0] // size,
-        Wh.strides[1] // size,
-        H,
-        4 * H,
-        Wh_,
-        v0 * width * H,
-        4 * v0,
-        4 * v1,
-        GATES,
-        H,
-    )
+    x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
+    pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
+    pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, Wh_at + v0 * width * H, 4 * v0, 4 * v1, GATES, H)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     if not across:
         wait(meeting, parts)
@@ -153,22 +131,21 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, packed_x, packed_h, keep, meetin
     if rows == 0 or total == 0:
         return
 
-    some = max(1, min(T, ROOM // (rows * total)))
-    kept = np.empty(some * rows * total, h.dtype), np.empty(some * rows * D, h.dtype), np.empty(total, h.dtype)
-    room, entered, bias = data(kept[0]), data(kept[1]), data(kept[2])
-    pack(data(b), 0, 4 * H, 1, 1, 4 * H, bias, 0, 4 * v0, 4 * v1, GATES, H)
+    bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts * part
+    entered = bias + total
+    made = entered + some * rows * D
+    pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
     for t0 in range(0, T, some):
         steps = min(some, T - t0)
         if D:
-            gather(
-                data(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, t0, steps, n0, n1, D, entered
-            )
+            gather(data(x), x_t, x_n, x_d, t0, steps, n0, n1, D, room, entered)
         for v in range(v0, v1 if D else v0):
-            multiply_gates(entered, 0, D, Wx_, v0 * width * D, v * width * D, total * D,
-                           bias, (v - v0) * width, 0, room, (v - v0) * steps * rows * width, steps * rows)  # fmt: skip
+            z = made + (v - v0) * steps * rows * width
+            multiply_gates(room, entered, D, room, Wx_at + v0 * width * D, Wx_at + v * width * D, total * D,
+                           room, bias + (v - v0) * width, 0, room, z, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
             for v in range(v0, v1):
-                z, unit = ((v - v0) * steps + t - t0) * rows * width, v * wide
+                z, unit = made + ((v - v0) * steps + t - t0) * rows * width, v * wide
                 count = min(wide, H - unit)
                 for r in range(0 if D else rows):
                     for gate in range(4):
@@ -177,7 +154,8 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, packed_x, packed_h, keep, meetin
                 for r in range(rows if lengths.size else 0):
                     if t >= lengths[n0 + r]:
                         saturate(room, z + r * width, wide, big)
-                multiply_gates(states, (t * N + n0) * H, H, Wh_, v0 * width * H, v * width * H, total * H,
+                first, here = Wh_at + v0 * width * H, Wh_at + v * width * H
+                multiply_gates(states, (t * N + n0) * H, H, room, first, here, total * H,
                                room, z, width, room, z, rows)  # fmt: skip
                 for r in range(rows):
                     n = n0 + r
@@ -187,8 +165,6 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, packed_x, packed_h, keep, meetin
                          pre, 4 * y - 3 * unit, H, keep, count, one, bound)  # fmt: skip
             if across:
                 wait(meeting, parts * (t + 1))
-    for array in kept:
-        hold(array)
 
 
 @njit(inline="always")
@@ -210,18 +186,18 @@ def cell_gradient(gates, z, H, c, x, prev_c, prev, carry, y, dh, d, dc, da, coun
     store(dc, y, dc_j * f, count)
 
 
-def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, meeting, across, part, parts):
+def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part, parts):
     """da of all steps; `carry`, `dc` (N, H): the gradients of h and c behind the last step, then before the first.
 
-    dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`.
+    dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`. `space` is as
+    `backward_space` says.
     """
     begin(meeting, part)
     (T, N, _, H), size = gates.shape, gates.itemsize
     wide, K = BYTES // size, 4 * H
     one, bound = da.dtype.type(1), da.dtype.type(BOUND)
-    zeros = np.zeros(H, da.dtype)
     above, dh_t, dh_n = data(dh), dh.strides[0] // size, dh.strides[1] // size
-    dh_, dc_, da_, zeros_, weights = data(carry), data(dc), data(da), data(zeros), data(packed)
+    dh_, dc_, da_, weights, zeros = data(carry), data(dc), data(da), data(space), K * whole(H, wide) * wide
 
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     vectors = FEW_VECTORS if (N if across else whole(N, parts)) <= FEW_ROWS else MANY_VECTORS
@@ -229,6 +205,8 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, meeting, across, part
     j0, j1 = share(H, wide if across else vectors * wide, part, parts)
     WhT_k, WhT_j = WhT.strides[0] // size, WhT.strides[1] // size
     pack(data(WhT), 0, WhT_k, WhT_j, K, H, weights, j0 * K, j0 // wide, whole(j1, wide), vectors, 0)
+    for j in range(j0, j1):
+        weights[zeros + j] = 0
     wait(meeting, parts)
     if not across:
         j0, j1 = 0, H
@@ -242,8 +220,7 @@ def backward(dh, carry, dc, gates, c, c0, WhT, packed, da, meeting, across, part
         if across:
             wait(meeting, parts * (T - t + 1))
         multiply(da_, (t * N + n0) * K, height * K, K, 1, weights, j0 * K, K, vectors,
-                 zeros_, j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
-    hold(zeros)
+                 weights, zeros + j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
 
 
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
@@ -267,6 +244,21 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     hold(room)
 
 
+def forward_space(T, N, D, H, across, parts, itemsize):
+    """How many steps to take at a time, and the size of `space`: the packed weights; then for each part its bias, so
+    many steps of its rows of x, and the pre-activations made of them."""
+    vectors = -(-H * itemsize // BYTES)
+    rows, units = (N, -(-vectors // parts)) if across else (-(-N // parts), vectors)
+    total, width = units * GATES * (BYTES // itemsize), vectors * GATES * (BYTES // itemsize)
+    some = max(1, min(T, ROOM // (rows * total)))
+    return some, width * (D + H) + parts * (total + some * rows * (D + total))
+
+
+def backward_space(H, itemsize):
+    """WhT in whole vectors of columns, and zeros."""
+    return whole.py_func(H * itemsize, BYTES) * (BYTES // itemsize) * (4 * H + 1)
+
+
 def compile(dtype):
     """The kernels for one dtype, by name, from the cache on disk or compiled."""
     number = from_dtype(np.dtype(dtype))
@@ -279,7 +271,7 @@ def compile(dtype):
 
     meeting = types.Array(int64, 1, "C")
     signatures = {
-        product: (given(2, "A"), given(2, "A"), given(1), own(2), meeting, int64, int64),
+        product: (given(2, "A"), given(2, "A"), given(1), own(2), own(1), int64, meeting, int64, int64),
         forward: (
             given(3, "A"),
             given(2, "A"),
@@ -289,11 +281,11 @@ def compile(dtype):
             own(3),
             own(3),
             given(2, "A"),
-            own(1),
+            boolean,
+            int64,
             own(1),
             boolean,
             meeting,
-            boolean,
             int64,
             int64,
         ),
@@ -306,12 +298,13 @@ def compile(dtype):
             given(3),
             given(2),
             given(2, "A"),
-            own(1),
             own(4),
-            meeting,
+            own(1),
             boolean,
+            meeting,
             int64,
             int64,
         ),
     }
-    return {f.__name__: compiled(types.void(*arguments), **OPTIONS)(f) for f, arguments in signatures.items()}
+    kernels = {f.__name__: compiled(types.void(*arguments), **OPTIONS)(f) for f, arguments in signatures.items()}
+    return kernels | {f.__name__: f for f in (product_space, forward_space, backward_space)}

@@ -9,11 +9,10 @@ Matrices come as pointers, each followed by the offset of its first element and 
 step of k, further.
 """
 
-import numpy as np
 from numba import njit
 
 from .meeting import begin
-from .vectors import BYTES, TILES, data, hold, lanes, load, store, tile, transpose
+from .vectors import BYTES, TILES, data, lanes, load, store, tile, transpose
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
 many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
@@ -75,12 +74,12 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
 
 
 @inlined
-def pack_rows(A, a, a_row, a_k, packed, rows, depth):
+def pack_rows(A, a, a_row, a_k, packed, to, rows, depth):
     """Rows of A in blocks of MANY_ROWS, k after k; the size of a block."""
     block, wide = MANY_ROWS * depth + PAD, lanes(A)
     for k in range(depth):
         for start in range(0, rows, MANY_ROWS):
-            place, count = start // MANY_ROWS * block + k * MANY_ROWS, min(MANY_ROWS, rows - start)
+            place, count = to + start // MANY_ROWS * block + k * MANY_ROWS, min(MANY_ROWS, rows - start)
             here = a + k * a_k + start * a_row
             if a_row == 1:
                 for r in range(0, count, wide):
@@ -154,38 +153,42 @@ def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
                     out, n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
 
 
-def product(A, B, bias, out, meeting, part, parts):
-    """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides."""
-    begin(meeting, part)
-    (M, K), N = A.shape, B.shape[1]
-    a_row, a_k = A.strides[0] // A.itemsize, A.strides[1] // A.itemsize
-    b_k, b_j = B.strides[0] // B.itemsize, B.strides[1] // B.itemsize
-    wide = BYTES // A.itemsize
-    panel = MANY_VECTORS * wide
-    across = min(parts, max(1, N // (2 * panel)))
+def product_space(M, K, N, parts, itemsize):
+    """How many parts divide the columns, the others the rows, and the size of `space`: for each part, DEPTH rows of its
+    columns of B, and HEIGHT rows of A."""
+    wide = BYTES // itemsize
+    across = min(parts, max(1, N // (2 * MANY_VECTORS * wide)))
     while parts % across:
         across -= 1
-    first, last = share(N, panel, part % across, across)
+    panels = -(-N // (MANY_VECTORS * wide))
+    columns, rows = -(-panels // across) * MANY_VECTORS * wide, -(-min(HEIGHT, M) // MANY_ROWS)
+    depth = min(DEPTH, K)
+    return across, parts * (depth * columns + rows * (MANY_ROWS * depth + PAD))
+
+
+def product(A, B, bias, out, space, across, meeting, part, parts):
+    """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides; `across` and `space` are those of
+    `product_space`."""
+    begin(meeting, part)
+    across = min(across, parts)
+    (M, K), N, size = A.shape, B.shape[1], A.itemsize
+    wide = BYTES // size
+    a_row, a_k, b_k, b_j = A.strides[0] // size, A.strides[1] // size, B.strides[0] // size, B.strides[1] // size
+    first, last = share(N, MANY_VECTORS * wide, part % across, across)
     top, bottom = share(M, 1, part // across, parts // across)
-    if first == last or top == bottom:
-        return
-    height, depth = min(HEIGHT, bottom - top), min(DEPTH, K)
-    columns = np.empty(depth * whole(last - first, wide) * wide, A.dtype)
-    rows = np.empty(0 if a_k == 1 else whole(height, MANY_ROWS) * (MANY_ROWS * depth + PAD), A.dtype)
-    left, right, base, y = data(A), data(B), data(bias), data(out)
-    packed, rearranged = data(columns), data(rows)
-    for k in range(0, K, DEPTH):
+    left, right, base, y, packed = data(A), data(B), data(bias), data(out), data(space)
+    columns = space.size // parts * part
+    rows = columns + min(DEPTH, K) * whole(last - first, wide) * wide
+    for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)
-        pack(right, k * b_k, b_k, b_j, depth, N, packed, 0, first // wide, whole(last, wide), MANY_VECTORS, 0)
+        pack(right, k * b_k, b_k, b_j, depth, N, packed, columns, first // wide, whole(last, wide), MANY_VECTORS, 0)
         for row in range(top, bottom, HEIGHT):
-            here, count = row * N + first, min(HEIGHT, bottom - row)
+            a, here, count = row * a_row + k * a_k, row * N + first, min(HEIGHT, bottom - row)
             before, z, z_row = (base, first, 0) if k == 0 else (y, here, N)
             if a_k == 1:
-                multiply(left, row * a_row + k, MANY_ROWS * a_row, a_row, 1, packed, 0, depth, MANY_VECTORS,
+                multiply(left, a, MANY_ROWS * a_row, a_row, 1, packed, columns, depth, MANY_VECTORS,
                          before, z, z_row, y, here, N, count, last - first)  # fmt: skip
             else:
-                block = pack_rows(left, row * a_row + k * a_k, a_row, a_k, rearranged, count, depth)
-                multiply(rearranged, 0, block, 1, MANY_ROWS, packed, 0, depth, MANY_VECTORS,
+                block = pack_rows(left, a, a_row, a_k, packed, rows, count, depth)
+                multiply(packed, rows, block, 1, MANY_ROWS, packed, columns, depth, MANY_VECTORS,
                          before, z, z_row, y, here, N, count, last - first)  # fmt: skip
-    hold(columns)
-    hold(rows)
