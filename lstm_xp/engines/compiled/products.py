@@ -54,23 +54,25 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
     wide = lanes(B)
     deep = wide if b_k == 1 and b_j != 1 else 1  # so many steps of k at a time
     for k0 in range(0, K, deep):
-        for v in range(first, last):
-            start = first + (v - first) // vectors * vectors
-            row = min(vectors, last - start) * wide
-            to = place + (start - first) * wide * K + k0 * row + (v - start) * wide
-            unit = (v // 4 if units else v) * wide
-            j, count = unit + v % 4 * units, min(wide, (units if units else M) - unit)
-            if b_j == 1:
-                store(packed, to, load(B, b + k0 * b_k + j, count), wide)
-            elif deep == wide and count == wide and k0 + wide <= K:
-                transpose(B, b + j * b_j + k0, b_j, packed, to, row)
-            else:
-                for k in range(min(deep, K - k0)):
-                    for lane in range(wide):
-                        if lane < count:
-                            packed[to + k * row + lane] = B[b + (k0 + k) * b_k + (j + lane) * b_j]
-                        else:
-                            packed[to + k * row + lane] = 0
+        for start in range(first, last, vectors):
+            several = min(vectors, last - start)
+            row = several * wide
+            to = place + (start - first) * wide * K + k0 * row
+            j, step, end = (start // 4 * wide, units, units) if units else (start * wide, wide, M)
+            for v in range(several):
+                count = min(wide, end - (j if units else j + v * wide))
+                here = b + (j + v * step) * b_j
+                if b_j == 1:
+                    store(packed, to + v * wide, load(B, here + k0 * b_k, count), wide)
+                elif deep == wide and count == wide and k0 + wide <= K:
+                    transpose(B, here + k0, b_j, packed, to + v * wide, row)
+                else:
+                    for k in range(min(deep, K - k0)):
+                        for lane in range(wide):
+                            if lane < count:
+                                packed[to + k * row + v * wide + lane] = B[here + (k0 + k) * b_k + lane * b_j]
+                            else:
+                                packed[to + k * row + v * wide + lane] = 0
 
 
 @inlined
@@ -95,7 +97,7 @@ def multiply(A, a, a_block, a_row, a_k, packed, place, K, vectors, base, z, z_ro
     """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
 
     `a_block` takes one tile of rows further. A panel is used by all rows, SHALLOW steps of k at a time, while what
-    follows it is fetched into the cache.
+    follows it is fetched into the cache; with few rows all goes by so fast that to ask for it only takes time.
     """
     wide = lanes(A)
     height = MANY_ROWS if vectors == MANY_VECTORS else FEW_ROWS
@@ -103,7 +105,7 @@ def multiply(A, a, a_block, a_row, a_k, packed, place, K, vectors, base, z, z_ro
     for j in range(0, columns, vectors * wide):
         width = min(vectors * wide, columns - j)
         stored = whole(width, wide) * wide
-        ahead_k = min(wide, stored // blocks + 1)
+        ahead_k = min(wide, stored // blocks + 1) if rows > FEW_ROWS else 0
         for k in range(0, K, SHALLOW):
             depth = min(SHALLOW, K - k)
             here = j * K + k * stored
@@ -129,7 +131,7 @@ def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, 
     """
     width, blocks = GATES * lanes(A), whole(rows, GATE_ROWS)
     height = whole(rows, blocks)  # blocks of nearly the same size
-    ahead_k = min(lanes(A), width // blocks + 1)
+    ahead_k = min(lanes(A), width // blocks + 1) if rows > FEW_ROWS else 0
     for k in range(0, K, SHALLOW):
         depth, right = min(SHALLOW, K - k), here + k * width
         ahead = first + (right - first + depth * width) % total
