@@ -281,11 +281,14 @@ def lstm_backward(
     dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
 
     flat = rows_of(da, xp)
-    # What each step was multiplied with: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
-    prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))[:-1, ...]])
-    entered = xp.concat([wide(timeline.steps(x)), prev_h, xp.ones_like(prev_h[..., :1])], axis=-1)
-    dW = product(rows_of(entered, xp).T, flat)
-    dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
+    steps, states = wide(timeline.steps(x)), wide(timeline.steps(cache.h))
+    if hasattr(engine, "weight_gradients"):
+        dWx, dWh, db = engine.weight_gradients(steps, wide(h0), states, da)
+    else:
+        # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
+        prev_h = xp.concat([wide(h0)[None, ...], states[:-1, ...]])
+        dW = product(rows_of(xp.concat([steps, prev_h, xp.ones_like(prev_h[..., :1])], axis=-1), xp).T, flat)
+        dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
     dx = None
     if need_dx:
         dx = timeline.restore(xp.reshape(narrow(product(flat, wide(Wx).T)), (T, N, D)))

@@ -91,6 +91,18 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     return da.reshape(T, N, 4 * H), carry, dc
 
 
+def weight_gradients(x, h0, h, da):
+    """dWx, dWh and db, in one product whose left side is never put together."""
+    T, N, D, H = *x.shape, h.shape[2]
+    code = _code(x.dtype)
+    x, h0, h, da = _plain(x), *(np.ascontiguousarray(v, code.dtype) for v in (h0, h, da))
+    dW = np.empty((D + H + 1, 4 * H), code.dtype)
+    parts = _parts(code, 2 * dW.size * T * N)
+    _run(code, parts, code.gradient_space(D, H, parts, code.dtype.itemsize),
+         lambda space, *share: code.weight_gradients(x, h0, h, da, dW, space, *share))  # fmt: skip
+    return dW[:D], dW[D:-1], dW[-1]
+
+
 def product(A, B, bias=None):
     """A @ B + bias, for two matrices of any strides."""
     code = _code(A.dtype)
@@ -98,8 +110,7 @@ def product(A, B, bias=None):
     (M, K), N = A.shape, B.shape[1]
     out = np.empty((M, N), A.dtype)
     bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
-    parts = int(2 * M * K * N / WORTH_A_THREAD)
-    parts = min(code.threads(), parts) if parts > 1 else 1
+    parts = _parts(code, 2 * M * K * N)
     across, size = code.product_space(M, K, N, parts, code.dtype.itemsize)
     _run(code, parts, size, lambda space, *share: code.product(A, B, bias, out, space, across, *share))
     return out
@@ -132,6 +143,11 @@ def warmup(dtype):
 def _plain(v):
     """v itself, or a copy that is aligned and has its bytes in this processor's order."""
     return v if v.flags.aligned and v.dtype.isnative else v.astype(v.dtype.newbyteorder("="))
+
+
+def _parts(code, flop):
+    """How many threads are worth it."""
+    return min(code.threads(), int(flop / WORTH_A_THREAD)) if flop >= 2 * WORTH_A_THREAD else 1
 
 
 def _divide(code, T, N, H):

@@ -16,6 +16,7 @@ from .products import (
     MANY_ROWS,
     MANY_VECTORS,
     OPTIONS,
+    gradient_space,
     inlined,
     multiply,
     multiply_gates,
@@ -24,6 +25,7 @@ from .products import (
     product,
     product_space,
     share,
+    weight_gradients,
     whole,
 )
 from .vectors import BYTES, clamp, data, expm1, hold, lanes, load, ratio, store
@@ -272,6 +274,7 @@ def compile(dtype):
     meeting = types.Array(int64, 1, "C")
     signatures = {
         product: (given(2, "A"), given(2, "A"), given(1), own(2), own(1), int64, meeting, int64, int64),
+        weight_gradients: (given(3, "A"), given(2), given(3), given(3), own(2), own(1), meeting, int64, int64),
         forward: (
             given(3, "A"),
             given(2, "A"),
@@ -307,4 +310,4 @@ def compile(dtype):
         ),
     }
     kernels = {f.__name__: compiled(types.void(*arguments), **OPTIONS)(f) for f, arguments in signatures.items()}
-    return kernels | {f.__name__: f for f in (product_space, forward_space, backward_space)}
+    return kernels | {f.__name__: f for f in (product_space, gradient_space, forward_space, backward_space)}

@@ -76,19 +76,25 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
 
 
 @inlined
+def spread(A, a, step, packed, to, block, count):
+    """One step of k: so many numbers of A, MANY_ROWS to each block."""
+    for start in range(0, count, MANY_ROWS):
+        rows = min(MANY_ROWS, count - start)
+        if step == 1:
+            for r in range(0, rows, lanes(A)):
+                store(packed, to + r, load(A, a + start + r, rows - r), rows - r)
+        else:
+            for r in range(rows):
+                packed[to + r] = A[a + (start + r) * step]
+        to += block
+
+
+@inlined
 def pack_rows(A, a, a_row, a_k, packed, to, rows, depth):
     """Rows of A in blocks of MANY_ROWS, k after k; the size of a block."""
-    block, wide = MANY_ROWS * depth + PAD, lanes(A)
+    block = MANY_ROWS * depth + PAD
     for k in range(depth):
-        for start in range(0, rows, MANY_ROWS):
-            place, count = to + start // MANY_ROWS * block + k * MANY_ROWS, min(MANY_ROWS, rows - start)
-            here = a + k * a_k + start * a_row
-            if a_row == 1:
-                for r in range(0, count, wide):
-                    store(packed, place + r, load(A, here + r, count - r), count - r)
-            else:
-                for r in range(count):
-                    packed[place + r] = A[here + r * a_row]
+        spread(A, a + k * a_k, a_row, packed, to + k * MANY_ROWS, block, rows)
     return block
 
 
@@ -194,3 +200,54 @@ def product(A, B, bias, out, space, across, meeting, part, parts):
                 block = pack_rows(left, a, a_row, a_k, packed, rows, count, depth)
                 multiply(packed, rows, block, 1, MANY_ROWS, packed, columns, depth, MANY_VECTORS,
                          before, z, z_row, y, here, N, count, last - first)  # fmt: skip
+
+
+def gradient_space(D, H, parts, itemsize):
+    """The size of `space` of `weight_gradients`: for each part, DEPTH rows of its columns of da, and rows of x or h."""
+    panel = MANY_VECTORS * (BYTES // itemsize)
+    panels = -(-4 * H // panel)
+    columns, rows = -(-panels // parts) * panel, -(-min(HEIGHT, max(D, H)) // MANY_ROWS)
+    return parts * (DEPTH * columns + rows * (MANY_ROWS * DEPTH + PAD))
+
+
+def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
+    """dW (D + H + 1, 4H): the sums over t and n of x_t, h_{t-1} and 1, times da_t. Parts divide the columns.
+
+    x (T, N, D) has any strides, h (T, N, H), h0 (N, H) and da (T, N, 4H) are contiguous.
+    """
+    begin(meeting, part)
+    (T, N, D), H, size = x.shape, h.shape[2], x.itemsize
+    K, wide, total = T * N, BYTES // size, 4 * H
+    x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    first, last = share(total, MANY_VECTORS * wide, part, parts)
+    right, y, packed = data(da), data(dW), data(space)
+    columns = space.size // parts * part
+    left = columns + min(DEPTH, K) * whole(last - first, wide) * wide
+    for k in range(0, K if first < last else 0, DEPTH):
+        depth = min(DEPTH, K - k)
+        block = MANY_ROWS * depth + PAD
+        pack(
+            right, k * total, total, 1, depth, total, packed, columns, first // wide, whole(last, wide), MANY_VECTORS, 0
+        )
+        for source in range(3):
+            top, features = (0, D) if source == 0 else (D, H) if source == 1 else (D + H, 1)
+            for row in range(0, features, HEIGHT):
+                rows = min(HEIGHT, features - row)
+                for step in range(depth):
+                    t, n = (k + step) // N, (k + step) % N
+                    to = left + step * MANY_ROWS
+                    if source == 0:
+                        spread(data(x), t * x_t + n * x_n + row * x_d, x_d, packed, to, block, rows)
+                    elif source == 2:
+                        packed[to] = 1
+                    elif t == 0:
+                        spread(data(h0), n * H + row, 1, packed, to, block, rows)
+                    else:
+                        spread(data(h), ((t - 1) * N + n) * H + row, 1, packed, to, block, rows)
+                here = (top + row) * total + first
+                if k == 0:
+                    for r in range(rows):
+                        for j in range(here + r * total, here + r * total + last - first):
+                            y[j] = 0
+                multiply(packed, left, block, 1, MANY_ROWS, packed, columns, depth, MANY_VECTORS,
+                         y, here, total, y, here, total, rows, last - first)  # fmt: skip

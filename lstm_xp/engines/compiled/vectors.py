@@ -143,6 +143,14 @@ def store(typing, pointer, offset, vector, count):
     return types.void(pointer, offset, vector, count), generate
 
 
+def _prefetch(builder, pointer, write, level):
+    """Ask for memory that is wanted later: to read or to write, in the cache of level 4 - `level`."""
+    byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
+    function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
+    function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+    builder.call(function, [builder.bitcast(pointer, byte), word(write), word(level), word(1)])
+
+
 def _operation(name):
     """A function of two vectors, or of a vector and a number: LLVM's instruction of that name."""
 
@@ -339,13 +347,6 @@ def tile(most_rows, most_vectors, least_vectors=1):
             def start(k):
                 return place(arguments[k], (arguments[k + 1], 1))
 
-            def prefetch(pointer, write, level):
-                """Ask for memory that is wanted later: to read or to write, in the cache of level 3 - `level`."""
-                byte, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-                function = ir.FunctionType(ir.VoidType(), [byte, word, word, word])
-                function = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-                builder.call(function, [builder.bitcast(pointer, byte), word(write), word(level), word(1)])
-
             def vector_at(pointer):
                 return builder.bitcast(pointer, kind.as_pointer())
 
@@ -367,7 +368,7 @@ def tile(most_rows, most_vectors, least_vectors=1):
                     switch.add_case(INT(R * (most_vectors + 1) + C), entry)
                     builder.position_at_end(entry)
                     for r, v in cells:
-                        prefetch(place(before, (r, z_row), (v, lanes)), 1, 3)
+                        _prefetch(builder, place(before, (r, z_row), (v, lanes)), 1, 3)
                     builder.branch(loop)
 
                     builder.position_at_end(loop)
@@ -377,7 +378,7 @@ def tile(most_rows, most_vectors, least_vectors=1):
                         builder.load(vector_at(place(right, (k, b_k), (v, lanes))), align=align) for v in range(C)
                     ]
                     new = {}
-                    prefetch(place(wanted, (k, ahead_k)), 0, 2)
+                    _prefetch(builder, place(wanted, (k, ahead_k)), 0, 2)
                     for r in range(R):
                         scalar = _splat(builder, builder.load(place(left, (k, a_k), (r, a_row))), kind)
                         for v in range(C):
