@@ -36,7 +36,7 @@ FUSED, ANY, BOTH = ("numpy_fused",), ("array_api",), ("numpy_fused", "array_api"
 COMPILED = ("numpy_numba",)  # few: each is compiled anew
 CELL, SEQUENCE, TIMELINE = "cell.py", "sequence.py", "timeline.py"
 FUSED_FILE, ANY_FILE = "engines/numpy_fused.py", "engines/array_api.py"
-KERNELS = "engines/compiled/kernels.py"
+KERNELS, PRODUCTS = "engines/compiled/kernels.py", "engines/compiled/products.py"
 
 # What is planted -> the engines it shows with, a check that must catch it, and (file, what stands there, what instead).
 MUTANTS = {
@@ -72,10 +72,21 @@ MUTANTS = {
         "derivatives",
         (KERNELS, "store(dc, y, dc_j * f, count)", "store(dc, y, dc_j - dc_j, count)"),
     ),
-    "h_t for h_{t-1} where rows are divided (compiled)": (
+    "h_t for h_{t-1} (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "multiply(h, (t * N + n0) * H", "multiply(h, ((t + 1) * N + n0) * H"),
+        (KERNELS, "multiply_gates(states, (t * N + n0) * H", "multiply_gates(states, ((t + 1) * N + n0) * H"),
+    ),
+    "h_t for h_{t-1} in dWh (compiled)": (
+        COMPILED,
+        "derivatives",
+        (PRODUCTS, "spread(data(h), ((t - 1) * N + n) * H", "spread(data(h), (t * N + n) * H"),
+    ),
+    "h0 forgotten in dWh (compiled)": (COMPILED, "derivatives", (PRODUCTS, "elif t == 0:", "elif t < 0:")),
+    "padding takes part in the recurrence (compiled)": (
+        COMPILED,
+        "loop of steps",
+        (KERNELS, "if t >= lengths[n0 + r]:", "if t > lengths[n0 + r]:"),
     ),
     "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
     "carry of dprev_c lost (fused)": (
@@ -97,7 +108,7 @@ MUTANTS = {
     "next_h for prev_h in dWh": (
         BOTH,
         "derivatives",
-        (SEQUENCE, "[wide(timeline.steps(x)), prev_h,", "[wide(timeline.steps(x)), wide(timeline.steps(cache.h)),"),
+        (SEQUENCE, "xp.concat([steps, prev_h,", "xp.concat([steps, states,"),
     ),
     "next_h for prev_h in dWh of a step": (
         ANY,
@@ -197,8 +208,8 @@ MUTANTS = {
         "derivatives",
         (
             SEQUENCE,
-            "dW = product(rows_of(entered, xp).T, flat)",
-            "dW = product(rows_of(entered, xp).T[:, 1:], flat[1:, ...])",
+            "axis=-1), xp).T, flat)",
+            "axis=-1), xp).T[:, 1:], flat[1:, ...])",
         ),
     ),
     "dc_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, dh_n, None")),

@@ -93,8 +93,8 @@ def test_one_argument_of_another_layout_changes_no_bit(argument, layout):
 
 # --- Products: whole numbers are multiplied and added exactly, in whatever order
 
-ROWS = (0, 1, 5, 6, 7, 13, 241)  # a tile has six rows; 240 are taken at a time
-DEPTHS = (1, 2, 511, 512, 513, 1030)  # 512 are taken at a time
+ROWS = (0, 1, 5, 6, 7, 8, 9, 241)  # a tile has six or eight rows; 240 are taken at a time
+DEPTHS = (1, 2, 127, 128, 129, 511, 512, 513, 1030)  # 512 are taken at a time, of which a tile takes 128
 COLUMNS = (0, 1, 7, 8, 15, 16, 17, 31, 33, 64, 65, 201)  # of each width of a panel: less, one, more
 
 

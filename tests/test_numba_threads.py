@@ -71,6 +71,9 @@ def poisoned(monkeypatch):
             return np.full(v.shape, np.nan, v.dtype)
 
     monkeypatch.setattr(numpy_numba, "np", Poison())
+    monkeypatch.setattr(numpy_numba, "KEPT", -1)
+    for dtype in numpy_numba.DTYPES:
+        numpy_numba._code(np.dtype(dtype)).spare.clear()
 
 
 @pytest.fixture
@@ -81,7 +84,7 @@ def uneven(request, monkeypatch):
 
     def wrap(kernel):
         def begin(*arguments):
-            *_, across, part, parts = arguments
+            *_, across, _, part, parts = arguments
             time.sleep(0.004 * (part if first[0] == "first" else parts - 1 - part))
             routes.add("alone" if parts == 1 else "units" if across else "rows")
             kernel(*arguments)

@@ -47,9 +47,10 @@ def declines(problem):
 def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     """Stages one and two: pre-activations are made where and when the recurrence wants them."""
     T, N, H = *x.shape[:2], Wh.shape[0]
+    x = _plain(x)
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
-    return _forward(_plain(x), _plain(Wx), b, lengths, gates, h0, c0, Wh, keep)
+    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep)
 
 
 def forward(a, h0, c0, Wh, *, keep):
