@@ -89,14 +89,14 @@ def _fits(expected, params, x, state):
         return False
     if h.shape != (expected.K, shape[0], expected.R) or c.shape != (expected.K, shape[0], expected.H):
         return False
-    if h.dtype != dtype or c.dtype != dtype:
+    if h.dtype is not dtype or c.dtype is not dtype:
         return False
     for p, sizes in zip(params, expected.parameters, strict=True):
         for array, shape in zip(p, sizes):  # noqa: B905  strict takes longer than the comparisons
             if array is None or shape is None:
                 if array is not shape:
                     return False
-            elif array.shape != shape or array.dtype != dtype or type(array) is not kind:
+            elif array.shape != shape or array.dtype is not dtype or type(array) is not kind:
                 return False
     return True
 
