@@ -3,23 +3,28 @@
 `lib`      a `Library`: every one of lstm_xp.libraries.LIBRARIES, and NumPy with arrays that cannot be written to
 `engine`   the name of an engine: with `lib`, each of that library's; alone, each of NumPy's
 `library`  a function that opens one library by name, for tests that need that very one
+`nvrtc`    NVIDIA's compiler for CUDA, by ctypes (nvrtc.py)
+`kernels_on_cpu`  the CUDA kernels compiled as C++ for this processor (cuda_on_cpu.py), with g++
 
 A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new.
 
-What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine) makes it a
-failure.
+What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine, a compiler)
+makes it a failure.
 """
 
 from importlib.util import find_spec
 
+import cuda_on_cpu
+import nvrtc as nvrtc_library
 import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
+from lstm_xp.engines.cuda import kernels
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
-REQUIRABLE = (*LIBRARIES, *engines.names())
+REQUIRABLE = (*LIBRARIES, *engines.names(), "nvrtc", "g++")
 
 
 def pytest_addoption(parser):
@@ -28,7 +33,7 @@ def pytest_addoption(parser):
         action="append",
         default=[],
         metavar="NAME",
-        help=f"fail where this library or engine is missing, instead of skipping: {', '.join(REQUIRABLE)}",
+        help=f"fail where this library, engine or compiler is missing, instead of skipping: {', '.join(REQUIRABLE)}",
     )
 
 
@@ -89,6 +94,26 @@ def library(request):
     return lambda name: _open(request.config, name)
 
 
+@pytest.fixture(scope="session")
+def nvrtc(request):
+    library = nvrtc_library.load()
+    return library or _absent(request.config, "nvrtc", "the wheel nvidia-cuda-nvrtc is not installed")
+
+
+@pytest.fixture(scope="session")
+def kernels_on_cpu(request, tmp_path_factory):
+    if cuda_on_cpu.COMPILER is None:
+        _absent(request.config, "g++", "g++ is not installed")
+    source = kernels.SOURCE.read_text(encoding="utf-8")
+    return cuda_on_cpu.Kernels(source, kernels.name_expressions(), tmp_path_factory.mktemp("kernels"))
+
+
+def _absent(config, name, reason):
+    if name in _required(config):
+        pytest.fail(f"--require={name}: {reason}")
+    pytest.skip(reason)
+
+
 def _required(config):
     return {name for given in config.getoption("--require") for name in given.split(",")}
 
@@ -97,6 +122,4 @@ def _open(config, name):
     try:
         return open_library(name)
     except Missing as missing:
-        if name in _required(config):
-            pytest.fail(f"--require={name}: {missing}")
-        pytest.skip(str(missing))
+        _absent(config, name, str(missing))

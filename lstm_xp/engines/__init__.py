@@ -14,18 +14,25 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
+    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) of
+        -> h, c_n, c, gates                         the compute dtype, zeros behind the lengths, which are N integers
+                                                    or None; without `keep`, memory beside h does not grow with T
+    weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
     warmup(dtype)                                   compile ahead for a dtype, by its name
+    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
+                                                    module itself is the one for 'ieee'
 
 a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do da, dh0 and dc0; h0, Wh, h, dh, dh_n and
 dc_n have the caller's. h is rounded to the caller's dtype at every step, and it is the rounded one that goes on.
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
 nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
-Lengths and direction are settled before an engine is called (`timeline.py`): it never meets them.
+Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for `layer`: behind its length
+a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
 
 To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
 """
@@ -38,6 +45,7 @@ from ..checks import EngineError
 # Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
 ENGINES = {
     "numpy": ("numpy_numba", "numpy_fused", "array_api"),
+    "cupy": ("cupy_fused", "array_api"),
 }
 ANY_LIBRARY = ("array_api",)
 
@@ -58,14 +66,14 @@ def names():
     return tuple(dict.fromkeys(name for table in (*ENGINES.values(), ANY_LIBRARY) for name in table))
 
 
-def load(engine):
-    """An engine by its name; an object that is an engine already is returned as it is."""
+def load(engine, precision="ieee"):
+    """An engine by its name, or an object that is an engine already; with products of a precision, if it has them."""
     if isinstance(engine, str):
-        return _module(engine)
+        engine = _module(engine)
     missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
     if missing:
         raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
-    return engine
+    return engine.at(precision) if precision != "ieee" and hasattr(engine, "at") else engine
 
 
 @cache
@@ -123,9 +131,9 @@ def warmup(*dtypes: str) -> None:
 def choose(engine, problem):
     """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines."""
     if isinstance(engine, str) and engine == "auto":
-        willing = (load(name) for name in candidates(problem.array_library))
+        willing = (load(name, problem.precision) for name in candidates(problem.array_library))
         return next(engine for engine in willing if not _objection(engine, problem))
-    chosen = load(engine)
+    chosen = load(engine, problem.precision)
     reason = chosen.refuses(problem)
     if reason:
         raise EngineError(f"engine {chosen.name!r} cannot run this problem: {reason}.")

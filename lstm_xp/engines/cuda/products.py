@@ -1,0 +1,70 @@
+"""Matrix products by cuBLAS, each with its compute type: CuPy's own choice of TF32 holds for the whole process."""
+
+import numpy as np
+
+# Read by cuBLAS while it is called.
+SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
+DATA_TYPES = {
+    "float16": "CUDA_R_16F",
+    "bfloat16": "CUDA_R_16BF",
+    "float32": "CUDA_R_32F",
+    "float64": "CUDA_R_64F",
+}
+
+
+class Product:
+    """out = A @ B, or with `add` out += A @ B: settled once, to be called with any addresses of A and out.
+
+    A (M, K) and B (K, N) are matrices of one dtype and of any strides, out (M, N) is contiguous and of the dtype in
+    which is summed. cuBLAS counts columns first, where this out is the (N, M) matrix B^T @ A^T. Each call goes to the
+    stream that is current then. The handle belongs to this thread and the current device, and so does a Product.
+    """
+
+    def __init__(self, A, B, out, *, add=False, precision="ieee"):
+        import cupy
+        from cupy_backends.cuda.libs import cublas
+
+        (M, K), N = A.shape, B.shape[1]
+        handle = cupy.cuda.device.get_cublas_handle()
+        compute = _compute_type(cublas, handle, A.dtype.name, out.dtype.name, precision)
+        kind, out_kind = (getattr(cupy.cuda.runtime, DATA_TYPES[v.dtype.name]) for v in (A, out))
+        zero, one = (scalar.ctypes.data for scalar in SCALARS[out.dtype.name])
+        A, turn_A, leading_A = _layout(A)
+        B, turn_B, leading_B = _layout(B)
+        self.arrays = A, B, out  # alive for as long as their addresses are in use
+        self._multiply = cublas.gemmEx
+        self._before = handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
+        self._between = kind, leading_A, one if add else zero
+        self._after = out_kind, N, compute, cublas.CUBLAS_GEMM_DEFAULT
+
+    def __call__(self, A=None, out=None):
+        A = self.arrays[0].data.ptr if A is None else A
+        out = self.arrays[2].data.ptr if out is None else out
+        self._multiply(*self._before, A, *self._between, out, *self._after)
+
+
+def _compute_type(cublas, handle, dtype, out_dtype, precision):
+    """IEEE products, unless TF32 was asked for. Products of half types are exact, and summed in float32, in any case.
+
+    A handle of which someone asked for faster products overall would give them for COMPUTE_32F, too: not for PEDANTIC.
+    """
+    if out_dtype == "float64":
+        return cublas.CUBLAS_COMPUTE_64F
+    if dtype != "float32":
+        return cublas.CUBLAS_COMPUTE_32F
+    if precision == "tf32":
+        return cublas.CUBLAS_COMPUTE_32F_FAST_TF32
+    plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
+    return cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
+
+
+def _layout(v):
+    """A matrix (copied, where cuBLAS cannot read its strides), whether it is read transposed, its leading dimension."""
+    rows, columns = v.shape
+    down, across = (stride // v.itemsize for stride in v.strides)
+    # The stride along a side of 1 is any number.
+    if (across == 1 or columns == 1) and (down >= columns or rows == 1):
+        return v, 0, down if rows > 1 else columns
+    if (down == 1 or rows == 1) and (across >= rows or columns == 1):
+        return v, 1, across if columns > 1 else rows
+    return v.copy(order="C"), 0, columns

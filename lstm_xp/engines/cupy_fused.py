@@ -1,0 +1,163 @@
+"""CuPy: per step one product by cuBLAS, added straight to the pre-activations, and one kernel for all the rest.
+
+The kernels (`cuda/pointwise.cu`) write the gates over the pre-activations. All that is allocated is what is returned,
+so that no workspace is kept; the one exception is Wh in float32, for the backward pass of half types. Everything goes
+to the caller's current stream, in order, and nothing waits for the device.
+
+Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it.
+"""
+
+from contextlib import contextmanager
+from functools import cache
+
+from .cuda import kernels
+from .cuda.products import Product
+
+name = "cupy_fused"
+
+# Compute capability, times ten; products of bfloat16 need more.
+LEAST, LEAST_BFLOAT16 = 75, 80
+# Kernels and cuBLAS count in 32 bits.
+COUNT = 2**31
+
+
+def refuses(problem):
+    if problem.array_library != "cupy":
+        return f"it needs CuPy arrays, these are {problem.array_library}'s"
+    if problem.dtype not in kernels.TYPES:
+        return f"it computes {', '.join(kernels.TYPES)}, not {problem.dtype}"
+    least = LEAST_BFLOAT16 if problem.dtype == "bfloat16" else LEAST
+    found = int(problem.device.compute_capability)
+    if found < least:
+        return f"{problem.dtype} needs compute capability {least / 10}, this device has {found / 10}"
+    N, T, D, H = problem.N, problem.T, problem.D, problem.H
+    if max(4 * N * H, N * T, D + H + 1) >= COUNT:
+        return f"4 N H and N T must be below 2^31; N = {N}, T = {T}, H = {H}"
+    return obstacle()
+
+
+def declines(problem):
+    return "it has not been proved on a GPU yet"
+
+
+class Engine:
+    """The engine with float32 products of one precision. Products of two half types are exact in any."""
+
+    name = name
+    refuses = staticmethod(refuses)
+    declines = staticmethod(declines)
+
+    def __init__(self, precision):
+        self.precision = precision
+
+    def forward(self, a, h0, c0, Wh, *, keep):
+        import cupy as cp
+
+        T, N, H = *a.shape[:2], a.shape[2] // 4
+        kept = T if keep else 1
+        with _on(a.device, "h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
+            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
+            h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
+            add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
+            cell = kernels.launcher("cell_forward", h0.dtype.name, N, H)
+            prev_h, prev_c = h0.data.ptr, c0.data.ptr
+            for t in range(T):
+                step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if keep else 0)
+                add_recurrent(prev_h, step)
+                cell(step, prev_c, next_c, next_h)
+                prev_h, prev_c = next_h, next_c
+        return h, c[-1], *((c, gates) if keep else (None, None))
+
+    def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
+        import cupy as cp
+
+        T, N, H = c.shape
+        widened = 0 if Wh.dtype == c.dtype else Wh.size
+        with _on(c.device, "da", (T * N * 4 * H + 2 * N * H + widened) * c.itemsize):
+            gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
+            da = cp.empty((T, N, 4 * H), c.dtype)
+            dh_t, dc_t = (_running(v, c0, cp) for v in (dh_n, dc_n))
+            through = Product(da[0], Wh.astype(c.dtype, copy=False).T, dh_t, precision=self.precision)
+            outer, strides = c if dh is None else dh, () if dh is None else dh.strides
+            strides = tuple(stride // outer.itemsize for stride in strides[1:]) or (0, 0)
+            cell = kernels.launcher("cell_backward", outer.dtype.name, N, H)
+            carried = dh_t.data.ptr, dc_t.data.ptr
+            for t in reversed(range(T)):
+                step = _address(da, t)
+                prev_c = _address(c, t - 1) if t > 0 else c0.data.ptr
+                cell(0 if dh is None else _address(dh, t), *strides, carried[0], _address(gates, t), prev_c,
+                     _address(c, t), carried[1], step)  # fmt: skip
+                through(step)
+        return da, dh_t, dc_t
+
+    def product(self, A, B, bias=None):
+        import cupy as cp
+
+        shape = A.shape[0], B.shape[1]
+        with _on(A.device, f"a product {shape}", shape[0] * shape[1] * A.itemsize):
+            out = cp.empty(shape, A.dtype)
+            if bias is not None:
+                out[...] = bias
+            Product(A, B, out, add=bias is not None, precision=self.precision)()
+        return out
+
+    def step(self, x, h, c, Wx, Wh, b):
+        import cupy as cp
+
+        (N, H), wide = h.shape, "float64" if h.dtype.name == "float64" else "float32"
+        with _on(x.device, "a step", 6 * N * H * x.itemsize):
+            gates, next_h, next_c = cp.empty((N, 4 * H), wide), cp.empty((N, H), h.dtype), cp.empty((N, H), wide)
+            if b is not None:
+                gates[...] = b
+            Product(x, Wx, gates, add=b is not None, precision=self.precision)()
+            Product(h, Wh, gates, add=True, precision=self.precision)()
+            prev_c = cp.ascontiguousarray(c, wide)
+            cell = kernels.launcher("cell_forward", h.dtype.name, N, H)
+            cell(gates.data.ptr, prev_c.data.ptr, next_c.data.ptr, next_h.data.ptr)
+            return next_h, next_c.astype(c.dtype, copy=False)
+
+
+IEEE, TF32 = Engine("ieee"), Engine("tf32")
+forward, backward, product, step = IEEE.forward, IEEE.backward, IEEE.product, IEEE.step
+
+
+def at(precision):
+    """The engine for a precision of `lstm_forward`."""
+    return TF32 if precision == "tf32" else IEEE
+
+
+@cache
+def obstacle():
+    """Why the engine cannot be used with this CuPy; "" when it can."""
+    try:
+        from cupy_backends.cuda.libs import cublas  # noqa: F401
+    except ImportError as error:
+        return f"cuBLAS cannot be loaded ({' '.join(str(error).split())})"
+    return ""
+
+
+def _address(v, t):
+    """Where step t of an array (T, N, K) begins."""
+    return v.data.ptr + t * v.strides[0]
+
+
+def _running(v, like, cp):
+    """A gradient of the final state (or None) as an array of its own, to be written over at every step."""
+    return cp.zeros(like.shape, like.dtype) if v is None else cp.array(v, like.dtype, order="C")
+
+
+@contextmanager
+def _on(device, what, needed):
+    """Work on a device; where its memory does not suffice, say how much was needed, and what to do."""
+    with device:
+        try:
+            yield
+            return
+        except MemoryError:
+            from cupy.cuda import runtime
+
+            free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
+    raise MemoryError(
+        f"{name}: {what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
+        f"a smaller batch needs less, or training=False where no gradients are wanted."
+    )
