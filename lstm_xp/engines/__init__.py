@@ -14,6 +14,10 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
+    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) of
+        -> h, c_n, c, gates                         the compute dtype, zeros behind the lengths, which are N integers
+                                                    or None; without `keep`, memory beside h does not grow with T
+    weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
@@ -25,7 +29,8 @@ dc_n have the caller's. h is rounded to the caller's dtype at every step, and it
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
 nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
-Lengths and direction are settled before an engine is called (`timeline.py`): it never meets them.
+Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for `layer`: behind its length
+a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
 
 To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
 """
