@@ -103,7 +103,8 @@ def compose(network, values, lengths=None, masks=None):
     masks = masks or Masks()
     rate = CellMasks(None, network.zoneout_h or None, network.zoneout_c or None)
     x = np.moveaxis(values["x"], 0, 1) if network.time_major else values["x"]
-    behind = np.arange(x.shape[1])[None, :] >= np.asarray([x.shape[1]] * len(x) if lengths is None else lengths)[:, None]
+    ends = np.asarray([x.shape[1]] * len(x) if lengths is None else lengths)
+    behind = np.arange(x.shape[1])[None, :] >= ends[:, None]
     lengths = None if lengths is None else np.asarray(lengths)
     h_n, c_n, k = [], [], 0
     for layer in range(network.num_layers):
