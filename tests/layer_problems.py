@@ -101,11 +101,10 @@ def run(network, arrays, **options):
 def compose(network, values, lengths=None, masks=None):
     """y, h_n and c_n, one layer and direction after the other: what the class should do, without it."""
     masks = masks or Masks()
-    rate = CellMasks(None, network.zoneout_h or None, network.zoneout_c or None)
     x = np.moveaxis(values["x"], 0, 1) if network.time_major else values["x"]
     ends = np.asarray([x.shape[1]] * len(x) if lengths is None else lengths)
     behind = np.arange(x.shape[1])[None, :] >= ends[:, None]
-    lengths = None if lengths is None else np.asarray(lengths)
+    lengths = None if lengths is None else np.asarray(lengths, np.int64)
     h_n, c_n, k = [], [], 0
     for layer in range(network.num_layers):
         x = np.where(behind[:, :, None], 0, x)
@@ -117,7 +116,7 @@ def compose(network, values, lengths=None, masks=None):
         for direction in range(network.directions):
             p = params_of(network, values)[k]
             h0, c0 = (values["h"][k], values["c"][k]) if "h" in values else (None, None)
-            drawn = CellMasks(*(rate[place] if kind is None else kind[k] for place, kind in enumerate(masks[2:])))
+            drawn = CellMasks(*(None if kind is None else kind[k] for kind in masks[2:]))
             order = {"lengths": lengths, "reverse": network.reverse or direction == 1}
             if is_plain(p, network.cell, drawn):
                 y, cache = lstm_forward(x, h0, p.Wx, p.Wh, p.b, c0=c0, engine="array_api", **order)
