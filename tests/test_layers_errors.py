@@ -229,7 +229,8 @@ def test_what_is_no_cache(cache):
         LSTM(D, H).backward(DY, cache)
 
 
-def step(params=None, x_t=None, state=None):
+def step(params=None, x_t=None, state=State(HIDDEN, CELL)):  # noqa: B008  a tuple: it cannot change
+    """A valid step, with some arguments changed: one that a glance accepts, but for them."""
     network = LSTM(D, H, 2)
     params = network.init(dtype="float64") if params is None else params
     return network.step(params, zeros(N, D) if x_t is None else x_t, state)
@@ -248,8 +249,13 @@ STEP = [
     ({"x_t": [1.0]}, TypeError, "LSTM.step: x_t must be an array; got list."),
     ({"x_t": zeros(N, D, dtype="float32")}, TypeError, "LSTM.step: all arrays must share one dtype; got x_t: float32"),
     ({"state": HIDDEN}, TypeError, "LSTM.step: state must be a pair (h, c); got ndarray."),
-    ({"state": (HIDDEN[:, :1], CELL[:, :1])}, ValueError, "LSTM.step: h of state must have shape"),
-    ({"state": (HIDDEN.astype("float32"), CELL)}, TypeError, "LSTM.step: all arrays must share one dtype"),
+    ({"state": State(HIDDEN[:, :1], CELL)}, ValueError, "LSTM.step: h of state must have shape"),
+    ({"state": State(HIDDEN, CELL[:1])}, ValueError, "LSTM.step: c of state must have shape"),
+    ({"state": State(HIDDEN.astype("float32"), CELL)}, TypeError, "LSTM.step: all arrays must share one dtype"),
+    ({"state": State(HIDDEN, CELL.astype("float32"))}, TypeError, "LSTM.step: all arrays must share one dtype"),
+    ({"params": changed(1, Wh=zeros(H, 4 * H, dtype="float32"))}, TypeError, "LSTM.step: all arrays must share one"),
+    ({"params": changed(0, b=None)}, ValueError, "LSTM.step: b of params[0] (layer 0, forward) must have shape"),
+    ({"params": changed(0, Wp=zeros(H, 2))}, ValueError, "LSTM.step: Wp of params[0] (layer 0, forward) must be None"),
 ]
 
 

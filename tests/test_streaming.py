@@ -299,8 +299,11 @@ def test_a_nan_goes_through(kind):
 def test_a_network_that_needs_the_whole_sequence_says_so(kind):
     network = network_of(kind)
     values = random_values(network)
-    with pytest.raises(ValueError, match=r"LSTM\.step: a (bidirectional|reversed) network needs the whole sequence"):
-        network.step(params_of(network, values), np.zeros((N, D)), None)
+    for state in (None, State(values["h"], values["c"])):
+        with pytest.raises(
+            ValueError, match=r"LSTM\.step: a (bidirectional|reversed) network needs the whole sequence"
+        ):
+            network.step(params_of(network, values), np.zeros((N, D)), state)
 
 
 def test_the_step_function_chained_is_the_sequence_function(lib):
