@@ -9,6 +9,7 @@ from .onnx_operator import onnx_lstm
 from .parameters import Direction, State
 from .records import SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
+from .tracing import Saturation, Shares, Trace, saturation, traces
 
 __version__ = "0.1.0"
 
@@ -18,16 +19,21 @@ __all__ = [
     "EngineError",
     "LayerCache",
     "Masks",
+    "Saturation",
     "SequenceCache",
     "SequenceGradients",
+    "Shares",
     "State",
     "StepCache",
     "StepGradients",
+    "Trace",
     "explain",
     "lstm_backward",
     "lstm_forward",
     "lstm_step_backward",
     "lstm_step_forward",
     "onnx_lstm",
+    "saturation",
+    "traces",
     "warmup",
 ]

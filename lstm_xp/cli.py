@@ -1,4 +1,4 @@
-"""The command line: lstm-xp train | sample | convert | inspect | check | info."""
+"""The command line: lstm-xp train | sample | convert | inspect | trace | check | info."""
 
 import argparse
 import importlib
@@ -15,6 +15,7 @@ COMMANDS = {
     "sample": "write text with a trained model",
     "convert": "convert weights from one file format to another",
     "inspect": "show the LSTMs in a file of weights",
+    "trace": "draw the gates of a trained network over a text or a signal",
     "check": "check every array library, device and engine of this machine",
     "info": "show versions, devices and engines",
 }

@@ -38,6 +38,7 @@ ORDER = (
     "configuration",
     "streaming",
     "layers",
+    "tracing",
     "files",
     "training",
     "weights",

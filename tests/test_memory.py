@@ -57,7 +57,8 @@ def test_without_training_memory_does_not_grow_with_the_length(engine, monkeypat
         beyond.append(most - h.nbytes)
     # Eight times the steps; a part as small as one value a step and row would be 8 * 4 * 448 bytes more.
     assert beyond[1] - beyond[0] < 8 * N * (STEPS[1] - STEPS[0])
-    assert beyond[1] < 8 * 8 * CHUNK
+    # The arrays of a chunk, and Python's views of its steps.
+    assert beyond[1] < 10 * 8 * CHUNK
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -59,8 +59,7 @@ MUTANTS = {
     "gates i and f swapped (fused)": (
         FUSED,
         "goldens",
-        (FUSED_FILE, "np.multiply(f, prev_c, out=next_c)", "np.multiply(i, prev_c, out=next_c)"),
-        (FUSED_FILE, "np.multiply(i, g, out=u)", "np.multiply(f, g, out=u)"),
+        (FUSED_FILE, "np.multiply(i_f, g_c, out=both)", "np.multiply(i_f[::-1], g_c, out=both)"),
     ),
     "gates i and f swapped (compiled)": (
         COMPILED,
@@ -137,7 +136,11 @@ MUTANTS = {
         (FUSED_FILE, "c[start - 1] if start > 0 else c0", "c[start - 1]"),
     ),
     "dh_n written to": (FUSED, "nothing modified", (FUSED_FILE, 'dh_n.astype(dtype, order="C")', "dh_n")),
-    "cache written to by backward": (FUSED, "nothing modified", (FUSED_FILE, "np.multiply(g, g, out=da_g)", "g *= g")),
+    "cache written to by backward": (
+        FUSED,
+        "nothing modified",
+        (FUSED_FILE, "np.tanh(c, out=by_h)", "by_h[...] = np.tanh(c, out=c)"),
+    ),
     "x written to": (
         BOTH,
         "nothing modified",
@@ -195,7 +198,7 @@ MUTANTS = {
     ),
     "sign of da_f": (ANY, "derivatives", (CELL, "da_f = dc * prev_c", "da_f = -dc * prev_c")),
     "1 - g^2 lost": (ANY, "derivatives", (CELL, "da_g = dc * i * (1 - g * g)", "da_g = dc * i")),
-    "1 - g^2 lost (fused)": (FUSED, "derivatives", (FUSED_FILE, "np.subtract(1, da_g, out=da_g)", "da_g[...] = 1")),
+    "1 - g^2 lost (fused)": (FUSED, "derivatives", (FUSED_FILE, "np.subtract(1, by_g, out=by_g)", "by_g[...] = 1")),
     "tanh for tanh^2": (ANY, "derivatives", (CELL, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)")),
     "dh forgotten in dc": (ANY, "derivatives", (CELL, "dc = dc + dh * o", "dc = dc + 0 * dh * o")),
     "db misses a step": (
@@ -233,7 +236,11 @@ MUTANTS = {
     "NaN becomes a number (fused)": (
         FUSED,
         "NaN stays",
-        (FUSED_FILE, "np.add(z, addend, out=z)", "np.nan_to_num(np.add(z, addend, out=z), copy=False)"),
+        (
+            FUSED_FILE,
+            "np.add(a_t, recurrent, out=recurrent)",
+            "np.nan_to_num(np.add(a_t, recurrent, out=recurrent), copy=False)",
+        ),
     ),
     "state not handed from chunk to chunk": (
         BOTH,

@@ -575,10 +575,24 @@ def mutated(data, other, changes):
     return bytes(data)
 
 
+def peak_memory(function):
+    """Bytes that a call takes at most: the least of three, for imports and other threads count in one of them."""
+    peaks = []
+    for _ in range(3):
+        tracemalloc.start()
+        try:
+            function()
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    return min(peaks)
+
+
 @pytest.mark.parametrize("name", [f"{kind}{suffix}" for kind in ("ours", "torch") for suffix in SUFFIXES])
 @example(changes=[("length", 1 << 60, 0)], other=0)
 @given(changes=mutations, other=st.integers(0, 3))
-@settings(max_examples=300, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 def test_mutated_files_are_valid_or_refused(originals, name, changes, other):
     """Something valid is read, or a ValueError of one line raised; no more memory is taken than a small file needs."""
     folder, files = originals.folder, originals.files
@@ -592,16 +606,10 @@ def test_mutated_files_are_valid_or_refused(originals, name, changes, other):
         except ValueError as error:
             return [], None, str(error)
 
-    attempt()  # what is imported on the way is not counted
-    tracemalloc.start()
-    try:
-        found, state, message = attempt()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    found, state, message = attempt()
     assert message.startswith((str(path), "from_pytorch: "))
     assert "\n" not in message
-    assert peak < 4 << 20
+    assert peak_memory(attempt) < 4 << 20
     for network, params in found:
         parameters.check_parameters("test", network, params)
         if state is not None:

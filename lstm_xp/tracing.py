@@ -1,0 +1,188 @@
+"""What went on inside a network: every gate of every layer and step, and how often the gates saturate."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from . import checks
+from .checks import Array
+from .layers import LayerCache
+from .records import SequenceCache
+from .timeline import Timeline
+from .variants import VariantCache
+
+
+class Trace(NamedTuple):
+    """One direction of one layer, step by step, in the caller's order of time; zeros behind the lengths.
+
+    i, f, o, g, c (N, T, H): gates, candidate, cell state. h (N, T, R): hidden state. `lengths` (N,) are those of the
+    run, or None where every row has T steps.
+    """
+
+    i: Array
+    f: Array
+    o: Array
+    g: Array
+    c: Array
+    h: Array
+    lengths: Array | None = None
+
+
+class Shares(NamedTuple):
+    """The share of its steps, 0 to 1, in which each unit is saturated at its lower and at its upper end: (H,) each."""
+
+    left: Array
+    right: Array
+
+
+class Saturation(NamedTuple):
+    """The `Shares` of each gate and of the candidate."""
+
+    i: Shares
+    f: Shares
+    o: Shares
+    g: Shares
+
+
+def traces(cache: Any) -> tuple[Trace, ...]:
+    """Every gate, cell state and hidden state of a forward pass.
+
+    Parameters
+    ----------
+    cache : LayerCache or SequenceCache
+        What `LSTM.forward` or `lstm_forward` returned with ``training=True``. It is not modified.
+
+    Returns
+    -------
+    tuple of Trace
+        One for each layer and direction, in the order of the parameters (`lstm_xp.parameters`); one alone for
+        `lstm_forward`. Its arrays are (N, T, H), h is (N, T, R), also where the network is ``time_major``. Step t is
+        that of the caller's x in both directions; behind the lengths there are zeros. Library and device are the
+        caller's. The dtype of i, f, o, g, c is the one they were computed in: float32 for half types.
+
+    Raises
+    ------
+    TypeError
+        If cache is something else.
+    ValueError
+        If it was made with ``training=False``, which keeps no gates.
+
+    See Also
+    --------
+    saturation : how often the gates are shut or open.
+
+    Notes
+    -----
+    With coupled gates, f is 1 - i. With zoneout, c and h are the states that the next step sees.
+
+    Cost: no flop; copies where the run had lengths.
+
+    References
+    ----------
+    .. [1] A. Karpathy, J. Johnson, L. Fei-Fei, "Visualizing and Understanding Recurrent Networks", arXiv:1506.02078,
+       2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstm_xp import LSTM, traces
+    >>> network = LSTM(3, 4, num_layers=2, bidirectional=True)
+    >>> x = np.random.default_rng(0).standard_normal((2, 5, 3), dtype=np.float32)
+    >>> y, state, cache = network.forward(network.init(), x, lengths=[5, 2])
+    >>> found = traces(cache)
+    >>> len(found), found[3].f.shape
+    (4, (2, 5, 4))
+    >>> bool(np.all(found[3].f[1, 2:] == 0)), bool(np.all(found[3].h == y[:, :, 4:]))
+    (True, True)
+    """
+    if not isinstance(cache, LayerCache | SequenceCache | VariantCache):
+        raise TypeError(
+            "traces: cache must be what LSTM.forward or lstm_forward returned last (LayerCache, SequenceCache); "
+            f"got {type(cache).__name__}."
+        )
+    directions = cache.directions if isinstance(cache, LayerCache) else (cache,)
+    if any(each.gates is None for each in directions):
+        raise ValueError("traces: the cache was made with training=False, which keeps no gates: use training=True.")
+    return tuple(_trace(each) for each in directions)
+
+
+def saturation(
+    trace: Trace, lengths: Array | Sequence[int] | None = None, *, low: float = 0.1, high: float = 0.9
+) -> Saturation:
+    """How often each unit's gates are shut and open, padding left out.
+
+    A gate i, f or o is left-saturated where it is below `low`, right-saturated where it is above `high`; the candidate
+    g where it is below -`high`, and above `high`. (A tanh saturates at both ends: |g| is near 1 in the share
+    left + right.) A forget gate that is right-saturated most of the time belongs to a unit that remembers.
+
+    Parameters
+    ----------
+    trace : Trace
+        One of those that `traces` returns.
+    lengths : N integers, or None
+        How many steps of each row count; None for the lengths of the run, which the trace has.
+    low, high : float
+        Thresholds, 0 < low < high < 1.
+
+    Returns
+    -------
+    Saturation
+        For each of i, f, o, g the shares `left` and `right` (H,) of all valid steps of all rows, of the library,
+        device and dtype of the gates. NaN where there is no step at all. A gate that is NaN counts as neither.
+
+    Raises
+    ------
+    TypeError
+        If trace is no Trace, or lengths are not integers.
+    ValueError
+        If lengths do not fit the trace, or the thresholds are none.
+
+    Notes
+    -----
+    Cost: eight comparisons and sums over (N, T, H).
+
+    References
+    ----------
+    .. [1] A. Karpathy, J. Johnson, L. Fei-Fei, "Visualizing and Understanding Recurrent Networks", arXiv:1506.02078,
+       2015: thresholds 0.1 and 0.9, figure 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lstm_xp import lstm_forward, saturation, traces
+    >>> x, Wx, Wh = np.zeros((1, 4, 2)), np.zeros((2, 12)), np.zeros((3, 12))
+    >>> b = np.repeat([-9.0, 9.0, 0.0, 0.0], 3)  # input gates shut, forget gates open
+    >>> h, cache = lstm_forward(x, None, Wx, Wh, b)
+    >>> shares = saturation(traces(cache)[0])
+    >>> shares.i.left, shares.f.right, shares.o.left
+    (array([1., 1., 1.]), array([1., 1., 1.]), array([0., 0., 0.]))
+    """
+    if not isinstance(trace, Trace):
+        hint = " Take one of them." if isinstance(trace, tuple) and trace and isinstance(trace[0], Trace) else ""
+        raise TypeError(f"saturation: trace must be a Trace, as traces returns them; got {type(trace).__name__}.{hint}")
+    if not 0 < low < high < 1:
+        raise ValueError(f"saturation: thresholds must be 0 < low < high < 1; got low = {low!r}, high = {high!r}.")
+    i = trace.i
+    xp, device = checks.one_library("saturation", {gate: getattr(trace, gate) for gate in Saturation._fields})
+    lengths = checks.sequence_lengths("saturation", trace.lengths if lengths is None else lengths, i, xp)
+    N, T, _ = i.shape
+    if lengths is None:
+        lengths = xp.full((N,), T, device=device)
+    valid = xp.permute_dims(Timeline.of(i, lengths, False, xp).valid(T), (1, 0, 2))
+    steps = xp.sum(lengths)
+
+    def share(saturated):
+        counted = xp.sum(xp.astype(saturated & valid, steps.dtype), axis=(0, 1))
+        shares = xp.astype(counted, i.dtype) / xp.astype(xp.clip(steps, 1, max(1, N * T)), i.dtype)
+        return xp.where(steps == 0, xp.full_like(shares, xp.nan), shares)
+
+    def shares(gate, lowest):
+        return Shares(share(gate < lowest), share(gate > high))
+
+    return Saturation(shares(trace.i, low), shares(trace.f, low), shares(trace.o, low), shares(trace.g, -high))
+
+
+def _trace(cache):
+    xp = checks.namespace(cache.gates)
+    c = cache.c if isinstance(cache, VariantCache) else xp.permute_dims(cache.c, (1, 0, 2))
+    c = Timeline.of(cache.h, cache.lengths, cache.reverse, xp).restore(c)
+    return Trace(cache.i, cache.f, cache.o, cache.g, c, cache.h, cache.lengths)
