@@ -8,8 +8,8 @@
 
 A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new.
 
-What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine, a compiler)
-makes it a failure.
+What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine, a
+compiler) makes it a failure.
 """
 
 from importlib.util import find_spec

@@ -20,7 +20,12 @@ using std::tanh;
 #define __device__
 struct { unsigned x; } blockIdx, blockDim, threadIdx;
 template <typename To, typename From>
-static To same_bits(From from) { To to; static_assert(sizeof to == sizeof from); memcpy(&to, &from, sizeof to); return to; }
+static To same_bits(From from) {
+    To to;
+    static_assert(sizeof to == sizeof from);
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
 static float float_from_half(unsigned short half) { return same_bits<_Float16>(half); }
 static unsigned short half_from_float(float v) { return same_bits<unsigned short>(_Float16(v)); }
 static float float_from_bits(unsigned bits) { return same_bits<float>(bits); }
@@ -29,7 +34,8 @@ static unsigned bits_from_float(float v) { return same_bits<unsigned>(v); }
 
 AFTER = r"""
 template <typename... Types, std::size_t... Places>
-static void run(void (*kernel)(Types...), unsigned blocks, unsigned threads, void** given, std::index_sequence<Places...>) {
+static void run(
+    void (*kernel)(Types...), unsigned blocks, unsigned threads, void** given, std::index_sequence<Places...>) {
     blockDim.x = threads;
     for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)
         for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) kernel(*static_cast<Types*>(given[Places])...);
@@ -47,7 +53,9 @@ static int describe(void (*)(Types...), int* sizes) {
 """
 
 ENTRY = """
-extern "C" void launch_{k}(unsigned blocks, unsigned threads, void** given) {{ launch(&{name}, blocks, threads, given); }}
+extern "C" void launch_{k}(unsigned blocks, unsigned threads, void** given) {{
+    launch(&{name}, blocks, threads, given);
+}}
 extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 """
 

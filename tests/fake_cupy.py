@@ -1,4 +1,4 @@
-"""As much of CuPy as the CUDA engines use, on NumPy: memory with guards, devices, kernels, cuBLAS. Nothing else is there.
+"""As much of CuPy as the CUDA engines use, on NumPy: memory with guards, devices, kernels, cuBLAS; nothing else.
 
 Memory that was not written to is NaN. Every address that a kernel or a product is given must lie in memory that is
 alive, of the current device, with all of what is read and written there. Whatever would wait for the device raises.
@@ -75,15 +75,22 @@ class Fake:
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
         self.devices = [Device(id, capability) for id in range(devices)]
-        self.current = [self.devices[0]]
+        self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
+
+    @property
+    def current(self):
+        """The current devices of this thread, the innermost last."""
+        if not hasattr(self.stacks, "devices"):
+            self.stacks.devices = [self.devices[0]]
+        return self.stacks.devices
 
     def install(self, monkeypatch):
         """Put the modules where `import` finds them."""
         cupy, cuda, cublas = ModuleType("cupy"), ModuleType("cupy.cuda"), ModuleType("cublas")
         for function in (self.empty, self.zeros, self.array, self.ascontiguousarray):
             setattr(cupy, function.__name__, function)
-        cupy.cuda, cupy.RawModule = cuda, self.RawModule
+        cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode

@@ -52,7 +52,8 @@ def compile(library, source, names, target, options=()):
         for name in names:
             _check(library, library.nvrtcAddNameExpression(program, name.encode()))
         flags = [f"-arch={target}", *(["--ptxas-options=-v"] if target.startswith("sm_") else []), *options]
-        status = library.nvrtcCompileProgram(program, len(flags), (ctypes.c_char_p * len(flags))(*map(str.encode, flags)))
+        given = (ctypes.c_char_p * len(flags))(*map(str.encode, flags))
+        status = library.nvrtcCompileProgram(program, len(flags), given)
         log = _text(library, program, "ProgramLog")
         assert not status, f"{target}: {log}"
         lowered, pointer = {}, ctypes.c_char_p()
@@ -70,7 +71,8 @@ def _resources(log, lowered):
     found = {}
     for part in re.split(r"Compiling entry function ", log)[1:]:
         mangled = re.match(r"'(\w+)'", part)[1]
-        stack, stores, loads = map(int, re.search(r"(\d+) bytes stack.* (\d+) bytes spill.* (\d+) bytes", part).groups())
+        memory = re.search(r"(\d+) bytes stack.* (\d+) bytes spill.* (\d+) bytes", part)
+        stack, stores, loads = map(int, memory.groups())
         shared = re.search(r"(\d+) bytes smem", part)
         registers = int(re.search(r"Used (\d+) registers", part)[1])
         found[mangled] = Resources(registers, stack, stores + loads, int(shared[1]) if shared else 0)

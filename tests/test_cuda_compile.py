@@ -51,7 +51,7 @@ def test_float32_is_computed_in_float32(nvrtc, architecture):
     ptx, _, _, lowered = compiled(nvrtc, f"compute_{architecture}")
     for name, mangled in lowered.items():
         code = re.search(rf"\.entry {mangled}\(.*?\n}}\n", ptx, re.DOTALL)[0]
-        assert ("f64" in code) == ("double" in name), name
+        assert (".f64" in code) == ("double" in name), name
 
 
 def test_a_spill_would_be_seen(nvrtc):
@@ -60,7 +60,7 @@ def test_a_spill_would_be_seen(nvrtc):
 
 
 def test_an_error_would_be_seen(nvrtc):
-    with pytest.raises(AssertionError, match="sm_80: .*undefined"):
+    with pytest.raises(AssertionError, match=r"sm_80: .*undefined"):
         compiled(nvrtc, "sm_80", SPILL.replace("v[k];", "w[k];", 1), ["spills"])
 
 
