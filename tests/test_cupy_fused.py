@@ -305,21 +305,17 @@ def test_whole_sequences(machine, order, dtype):
 
 
 def test_weight_gradients_of_half_types_do_not_overflow_on_the_way(machine):
-    """Terms of 2e4 that cancel: their sums in float16 would be inf."""
+    """Rows whose terms, far beyond what float16 holds, cancel: with no weights the gates are alike, and x is not."""
     N, T, D, H = 2, 64, 3, 4
-    rng = np.random.default_rng(0)
     x = np.full((N, T, D), 200.0, np.float16)
     x[1] = -200.0
-    weights = [(0.01 * rng.standard_normal(shape)).astype(np.float16) for shape in ((D, 4 * H), (H, 4 * H), (4 * H,))]
-    dh = np.full((N, T, H), 1000.0, np.float16)
-    results = run({"x": x, "h0": None, **dict(zip(("Wx", "Wh", "b"), weights, strict=True)), "dh": dh},
+    arrays = {"x": x, "Wx": np.zeros((D, 4 * H), np.float16), "Wh": np.zeros((H, 4 * H), np.float16)}
+    arrays |= {"b": np.full(4 * H, 0.5, np.float16), "dh": np.full((N, T, H), 100.0, np.float16)}
+    results = run(arrays, engine=whole_engine())
+    assert not np.any(np.asarray(results["dWx"]))
+    one_row = run({name: v[:1] if name in ("x", "dh") else v for name, v in arrays.items()} | {"x": x[:1] / 100},
                   engine=whole_engine())  # fmt: skip
-    again = run(
-        {"x": x, "h0": None, **dict(zip(("Wx", "Wh", "b"), weights, strict=True)), "dh": dh}, engine="array_api"
-    )
-    finite = np.isfinite(np.asarray(again["dWx"]))
-    assert np.array_equal(np.isfinite(np.asarray(results["dWx"])), finite)
-    assert np.any(finite)
+    assert np.min(np.abs(np.asarray(one_row["dWx"], np.float64))) * 100 > np.finfo(np.float16).max
 
 
 # Devices, threads, memory
