@@ -81,9 +81,9 @@ lstm_xp.lstm_step_backward(h0, h0, cache)
 lstm_xp.explain(x, h0, Wx, Wh, b)
 print(*sorted({name.partition(".")[0] for name in sys.modules}))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
-    )
+    options = {"capture_output": True, "text": True, "check": True, "cwd": PACKAGE.parent}
+    subprocess.run([sys.executable, "-c", "import lstm_xp; lstm_xp.warmup()"], **options)  # or compiling is told of
+    done = subprocess.run([sys.executable, "-c", script], **options)
     loaded = set(done.stdout.split())
     assert {"lstm_xp", "numpy", "array_api_compat"} <= loaded
     if not numpy_numba.obstacle():  # then it is what NumPy arrays run on

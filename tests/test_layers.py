@@ -166,6 +166,31 @@ def test_a_nan_never_turns_into_a_number(kind):
     assert np.all(np.isfinite(np.delete(state.c, row, axis=1)))
 
 
+@kinds
+def test_a_nan_of_a_gradient_or_a_state_stays_in_its_row(kind):
+    """Of dy: in dx of its row up to there, as its direction goes; of h and c: in all of the row's outputs."""
+    network = network_of(kind)
+    values = random_values(network)
+    row, step, R = 2, 3, network.output_size
+    time_first(network, values["dy"])[step, row, :R] = np.nan
+    _, _, cache = forward(network, values, lengths=[5, 4, 5, 2])
+    with np.errstate(invalid="ignore"):
+        found = backward(network, values, cache)
+    dx = time_first(network, found["x"])
+    seen = slice(step, None) if network.reverse else slice(None, step + 1)
+    assert np.all(np.isnan(dx[seen, row]))
+    assert np.all(np.isfinite(np.delete(dx, row, axis=1)))
+    assert np.all(np.isfinite(np.delete(found["c"], row, axis=1)))
+    assert np.any(np.isnan(found["0.Wx"]))
+    for name in ("h", "c"):
+        values = random_values(network)
+        values[name][:, row] = np.nan
+        with np.errstate(invalid="ignore"):
+            y = time_first(network, forward(network, values)[0])
+        assert np.all(np.isnan(y[:, row])), name
+        assert np.all(np.isfinite(np.delete(y, row, axis=1))), name
+
+
 @pytest.mark.parametrize("steps", [0, 1])
 @pytest.mark.parametrize("rows", [0, 1, 3])
 @kinds

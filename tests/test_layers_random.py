@@ -195,9 +195,8 @@ def test_masks_go_to_another_library(lib, kind):
     arrays = on(lib, values)
     there = flat(masks_by(network, arrays, 4))
     assert all(same_bits(to_numpy(there[name]), mask) for name, mask in flat(masks).items())
-    if lib.name != "dask":
-        results = run(network, arrays, lengths=LENGTHS, masks=masks_on(lib, masks))
-        compare(results, expected, arrays["x"], T * network.num_layers)
+    results = run(network, arrays, lengths=LENGTHS, masks=masks_on(lib, masks))
+    compare(results, expected, arrays["x"], T * network.num_layers)
 
 
 def test_dropout_of_the_input_is_the_same_at_every_step():

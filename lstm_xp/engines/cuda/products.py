@@ -66,5 +66,5 @@ def _layout(v):
     if (across == 1 or columns == 1) and (down >= columns or rows == 1):
         return v, 0, down if rows > 1 else columns
     if (down == 1 or rows == 1) and (across >= rows or columns == 1):
-        return v, 1, across if columns > 1 else rows
+        return v, 1, across
     return v.copy(order="C"), 0, columns
