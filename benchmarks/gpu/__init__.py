@@ -1,0 +1,12 @@
+"""One command that proves a GPU, and measures it: `python -m benchmarks.gpu --help`.
+
+Reading order: sizes.py (what is run), programme.py (parts, their time, what is written when), worker.py (the process
+that works), places.py (the device, or this processor in its stead for a rehearsal); then one file per part:
+environment.py, ceilings.py, latencies.py, timed.py (cuDNN's LSTM by torch, and the engines), correctness.py,
+sanitizer.py; last verdict.py and report.py.
+
+A part is a module with
+
+    units(place)        what it does, piece by piece: dicts for JSON, made without touching the device
+    run(unit, place)    does a piece: a list of records, dicts for JSON; each goes into the file with its part and unit
+"""

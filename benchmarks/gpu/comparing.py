@@ -1,0 +1,93 @@
+"""A float64 reference on the device itself, and errors measured there: arrays of this size take seconds to fetch."""
+
+from math import sqrt
+
+import numpy as np
+
+from lstm_xp import lstm_backward, lstm_forward
+from lstm_xp.testing import limit
+
+from ..reference import GRADIENTS, OUTPUTS, WrongNumbers
+
+ARGUMENTS = ("x", "h0", "Wx", "Wh", "b")
+
+
+def draw(size, dtype="float64"):
+    """Arguments and cotangents by name: NumPy arrays, random, none of them zero, the same at every call."""
+    N, T, D, H = size
+    rng = np.random.default_rng(size)
+    shapes = {
+        "x": (N, T, D), "h0": (N, H), "c0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,),
+        "dh": (N, T, H), "dh_n": (N, H), "dc_n": (N, H),
+    }  # fmt: skip
+    scales = {"Wx": 1 / sqrt(D), "Wh": 1 / sqrt(H)}
+    # float32 draws take half the time, and every dtype rounds them anyway.
+    values = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in shapes.items()}
+    return {name: (value * np.float32(scales.get(name, 1))).astype(dtype) for name, value in values.items()}
+
+
+def run(arrays, **options):
+    """Outputs and, where there are cotangents, gradients by name."""
+    learning = "dh" in arrays
+    h, cache = lstm_forward(*(arrays[name] for name in ARGUMENTS), c0=arrays["c0"], training=learning, **options)
+    results = {"h": h, "h_n": cache.h_n, "c_n": cache.c_n}
+    if learning:
+        gradients = lstm_backward(arrays["dh"], cache, dh_n=arrays.get("dh_n"), dc_n=arrays.get("dc_n"))
+        results |= gradients._asdict() | {"dc0": gradients.dc0}
+    return results
+
+
+def reference(arrays):
+    """The same in float64, by the reference engine, from the rounded arguments."""
+    return run({name: array.astype("float64") for name, array in arrays.items()}, engine="array_api")
+
+
+def relative_error(actual, expected, xp):
+    """`lstm_xp.testing.relative_error`, on the device."""
+    actual, expected = (xp.atleast_1d(xp.asarray(v).astype(xp.float64)) for v in (actual, expected))
+    if not actual.size:
+        return 0.0
+    odd = ~xp.isfinite(expected) | ~xp.isfinite(actual)
+    if bool(xp.any(odd)):
+        same = (actual == expected) | (xp.isnan(actual) & xp.isnan(expected))
+        if not bool(xp.all(same | ~odd)):
+            return float("inf")
+        actual, expected = xp.where(odd, 0.0, actual), xp.where(odd, 0.0, expected)
+    scale = float(xp.max(xp.abs(expected)))
+    if scale == 0:
+        return float("inf") if bool(xp.any(actual)) else 0.0
+    lengths = [xp.sqrt(xp.sum((v / scale) ** 2, axis=-1)) for v in (actual - expected, expected)]
+    return float(xp.max(lengths[0])) / float(xp.max(lengths[1]))
+
+
+def shares(results, expected, rounding, steps, xp):
+    """Each result's error as a share of its limit."""
+    found = {}
+    for name, result in results.items():
+        if tuple(result.shape) != tuple(expected[name].shape):
+            raise WrongNumbers(f"{name} has shape {tuple(result.shape)}, expected {tuple(expected[name].shape)}")
+        most = limit(rounding, "gradient" if name in GRADIENTS else "forward", steps)
+        found[name] = relative_error(result, expected[name], xp) / most
+    return found
+
+
+def check(results, arrays, expected, rounding, steps, xp):
+    """`shares` of an engine's results, all of which must be there, in the dtype of its arguments; or `WrongNumbers`."""
+    wanted = (*OUTPUTS, *(GRADIENTS if "dh" in arrays else ()))
+    missing = [name for name in wanted if name not in results]
+    if missing:
+        raise WrongNumbers(f"returned no {', '.join(missing)}")
+    for name in wanted:
+        if results[name].dtype != arrays["x"].dtype:
+            raise WrongNumbers(f"{name} is {results[name].dtype}, expected {arrays['x'].dtype}")
+    found = shares(results, expected, rounding, steps, xp)
+    for name, share in found.items():
+        if not share <= 1:
+            raise WrongNumbers(f"{name} is wrong: its error is {share:.3g} times the limit")
+    return found
+
+
+def same_bits(a, b, xp):
+    """Whether two arrays hold the same bits."""
+    a, b = (xp.ascontiguousarray(v).reshape(-1).view(xp.uint8) for v in (a, b))
+    return a.shape == b.shape and bool(xp.all(a == b))

@@ -1,0 +1,102 @@
+"""Every engine, by name, in every kind of numbers, over awkward shapes: outputs and all gradients against float64.
+
+What an engine returns lies in memory that was NaN before, so that what it leaves unwritten shows. Each run is done
+twice, and has to give the same bits; the arguments have to be what they were. The float64 reference is the reference
+engine's on the same device: itself, it is compared with NumPy's first.
+"""
+
+from functools import lru_cache
+
+from lstm_xp import checks, engines
+from lstm_xp.libraries import to_numpy
+from lstm_xp.testing import relative_error
+
+from ..reference import WrongNumbers
+from ..worker import one_line
+from . import comparing, sizes
+
+# The shape at which the device's float64 reference is compared with NumPy's.
+PROVED = (33, 33, 65, 129)
+
+
+def units(place):
+    """One per shape, engine and kind; the reference before all."""
+    shapes = sizes.REHEARSED["awkward"] if place.rehearsal else sizes.AWKWARD
+    found = [{"size": list(PROVED), "engine": "array_api", "kind": "reference"}]
+    names = engines.candidates(place.library)
+    return found + [
+        {"size": list(size), "engine": name, "kind": kind} for size in shapes for name in names for kind in sizes.KINDS
+    ]
+
+
+def run(unit, place):
+    """One record: the worst share of a limit, or what is wrong, or why the engine does not run this."""
+    size, kind, engine = tuple(unit["size"]), unit["kind"], unit["engine"]
+    try:
+        if kind == "reference":
+            return [_prove_reference(size, place)]
+        reason = refusal(engine, kind, size, place)
+        return [{"refused": reason} if reason else _compare(engine, kind, size, place)]
+    except WrongNumbers as wrong:
+        return [{"wrong": str(wrong)}]
+    except Exception as error:
+        if place.broken(error):
+            raise
+        return [{"wrong": f"gave no result: {one_line(error)}"}]
+
+
+_draw = lru_cache(maxsize=1)(comparing.draw)
+
+
+def _prove_reference(size, place):
+    """NumPy's float64 numbers and those of the device, by the reference engine."""
+    values = _draw(size)
+    expected = comparing.run(values, engine="array_api")
+    results = comparing.reference({name: place.array(value) for name, value in values.items()})
+    found = {name: relative_error(to_numpy(results[name]), expected[name]) for name in results}
+    own = comparing.shares(results, {k: place.array(v) for k, v in expected.items()}, "float64", size[1], place.xp)
+    for name, share in own.items():
+        if not share <= 1:
+            raise WrongNumbers(f"{name} of the float64 reference differs from NumPy's: error {found[name]:.1e}")
+    return {"share": max(own.values()), "errors": found}
+
+
+def refusal(name, kind, size, place):
+    """Why an engine cannot run it; "" if it can."""
+    engine, (N, T, D, H) = engines.load(name), size
+    if kind == "tf32" and not hasattr(engine, "at"):
+        return "it has IEEE products only"
+    device = place.xp.cuda.Device() if place.library == "cupy" else "cpu"
+    numbers = sizes.KINDS[kind]
+    return engine.refuses(checks.Problem(place.library, numbers.dtype, device, N, T, D, H, True, numbers.precision))
+
+
+def _compare(engine, kind, size, place):
+    xp, numbers = place.xp, sizes.KINDS[kind]
+    arrays = {name: place.array(value, kind) for name, value in _draw(size).items()}
+    before = {name: array.copy() for name, array in arrays.items()}
+    expected = comparing.reference(arrays)
+    N, T, D, H = size
+    # Twice what is returned and kept, in float64: more than any engine asks for.
+    needed = 16 * (N * T * (D + 8 * H) + 8 * N * H + 3 * 4 * H * (D + H + 1))
+    poisoned = place.poison(needed)
+    results = comparing.run(arrays, engine=engine, precision=numbers.precision)
+    shares = comparing.check(results, arrays, expected, numbers.rounding, T, xp)
+    del expected
+    place.poison(needed)
+    again = comparing.run(arrays, engine=engine, precision=numbers.precision)
+    changed = [name for name in results if not comparing.same_bits(results[name], again[name], xp)]
+    if changed:
+        raise WrongNumbers(f"{', '.join(changed)} differ from run to run")
+    written = [name for name in arrays if not comparing.same_bits(arrays[name], before[name], xp)]
+    if written:
+        raise WrongNumbers(f"wrote into its arguments {', '.join(written)}")
+    inference = {name: arrays[name] for name in (*comparing.ARGUMENTS, "c0")}
+    place.poison(needed)
+    plain = comparing.run(inference, engine=engine, precision=numbers.precision)
+    changed = [name for name in plain if not comparing.same_bits(results[name], plain[name], xp)]
+    worst = max(shares, key=shares.get)
+    # numpy_numba's inference need not round as its training does: only within the limits.
+    if changed:
+        comparing.check(plain, inference, comparing.reference(inference), numbers.rounding, T, xp)
+    return {"share": shares[worst], "worst": worst, "poisoned": poisoned, "inference_has_same_bits": not changed}

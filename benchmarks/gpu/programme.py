@@ -1,0 +1,160 @@
+"""The programme: its parts, what of the time each may take, and the file that is written all along."""
+
+import json
+from threading import Timer
+from time import monotonic
+
+from .. import machine, records, runner
+from . import worker
+
+FORMAT = "lstm_xp GPU measurements, 1"
+# Part -> its share of the time. What one leaves over goes to those after it. The rivals come early: what cuDNN takes
+# is worth knowing whatever else happens.
+SHARES = {
+    "environment": 4,
+    "ceilings": 4,
+    "latencies": 4,
+    "rivals": 35,
+    "correctness": 23,
+    "engines": 22,
+    "sanitizer": 8,
+}
+# A piece of work may take so much longer than what is left: it is not to be lost for a second.
+GRACE = 5.0
+# The file is written at the end of each part, and within it about so often.
+SECONDS_BETWEEN_WRITES = 2.0
+
+
+class Missing(Exception):
+    """There is no device; the message says so in one line."""
+
+
+class Budget:
+    """Seconds, handed out to parts by their shares of what is left."""
+
+    def __init__(self, seconds, parts, clock=monotonic):
+        self.clock, self.waiting = clock, list(parts)
+        self.end = clock() + seconds
+
+    def left(self):
+        """Seconds, at least 0."""
+        return max(0.0, self.end - self.clock())
+
+    def part(self, name):
+        """When a part has to end: parts are asked for in their order, each once."""
+        share = SHARES[name] / sum(SHARES[waiting] for waiting in self.waiting)
+        self.waiting.remove(name)
+        return self.clock() + share * self.left()
+
+
+class Process(runner.Worker):
+    """The parent's end of a `benchmarks.gpu.worker` process."""
+
+    def start(self):
+        self.process = runner.subprocess.Popen(
+            [runner.sys.executable, "-m", "benchmarks.gpu.worker", self.name, self.device],
+            stdin=runner.subprocess.PIPE, stdout=runner.subprocess.PIPE, encoding="utf-8", env=machine.environment(),
+            cwd=machine.ROOT,
+        )  # fmt: skip
+
+    def ask(self, unit, seconds):
+        """The answer to a piece of work, which has so many seconds; `Failed` if there is none."""
+        late = []
+        timer = Timer(seconds, lambda: (late.append(True), self.process.kill()))
+        timer.start()
+        try:
+            print(json.dumps(unit), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        finally:
+            timer.cancel()
+        if not line:
+            status = self.process.wait()
+            raise runner.Failed("out of time" if late else f"its process ended with exit status {status}")
+        return json.loads(line)
+
+
+def run(place, parts, seconds, write, say, clock=monotonic, start=Process):
+    """Do the parts; `write(result)` all along. Returns the result, a dict for JSON.
+
+    Raises
+    ------
+    Missing
+        If there is no device. The environment, which comes first, finds that out.
+    """
+    parts = [name for name in SHARES if name in parts or name == "environment"]
+    budget = Budget(seconds, parts, clock)
+    result = {"format": FORMAT, "rehearsal": place.rehearsal, "seconds": seconds, "machine": machine.describe()}
+    result |= {"parts": {}, "records": []}
+    try:
+        for name in parts:
+            say(name)
+            _run_part(name, place, budget, result, write, say, start)
+            counts = result["parts"][name]
+            say(f"{name}: {counts['done']} of {counts['units']} done in {counts['seconds']:.0f} s")
+    except KeyboardInterrupt:
+        result["interrupted"] = True
+        write(result)
+        raise
+    return result
+
+
+def _run_part(name, place, budget, result, write, say, start):
+    units = worker.part_of(name).units(place)
+    began, end = budget.clock(), budget.part(name)
+    counts = result["parts"][name] = {"units": len(units), "done": 0, "seconds": 0.0, "out_of_time": []}
+    process, written = None, began
+    try:
+        for unit in units:
+            left = end - budget.clock()
+            if left <= 0:
+                counts["out_of_time"].append(unit)
+                continue
+            process = process or start(name, place.name)
+            try:
+                answer = process.ask(unit, left + GRACE)
+            except runner.Failed as failure:
+                answer = {"failed": str(failure), "broken": True}
+            if answer.get("missing"):
+                raise Missing(answer["failed"])
+            if "failed" in answer:
+                say(f"{name}: {_words(unit)}: {answer['failed']}")
+            found = answer.get("records", [{"failed": answer.get("failed")}])
+            result["records"] += [{"part": name, **unit, **record} for record in found]
+            if answer.get("broken"):
+                process.close()
+                process = None
+            counts["done"] += 1
+            now = budget.clock()
+            counts["seconds"] = now - began
+            if now - written > SECONDS_BETWEEN_WRITES:
+                write(result)
+                written = now
+    finally:
+        if process is not None:
+            process.close()
+    write(result)
+
+
+def _words(unit):
+    return " ".join(str(value) for value in unit.values())
+
+
+def read(file):
+    """A result from its file; `records.BadFile` if it is none."""
+    try:
+        with open(file, encoding="utf-8") as stream:
+            result = json.load(stream)
+    except (OSError, UnicodeDecodeError) as error:
+        raise records.BadFile(f"{file}: {getattr(error, 'strerror', None) or 'not a text'}") from None
+    except json.JSONDecodeError:
+        raise records.BadFile(f"{file}: not JSON; make one with python -m benchmarks.gpu --out") from None
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise records.BadFile(f"{file}: its format is not {FORMAT!r}; make one with python -m benchmarks.gpu --out")
+    return result
+
+
+def write(file, result):
+    """A result into its file, at one blow."""
+    records.replace(file, json.dumps(result) + "\n")

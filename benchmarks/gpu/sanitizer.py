@@ -1,0 +1,66 @@
+"""compute-sanitizer over a few small problems with each engine: reads and writes out of bounds, races."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from lstm_xp import engines
+
+from .. import machine
+
+TOOLS = ("memcheck", "racecheck")
+# What compute-sanitizer exits with if it found something: nobody else does.
+FOUND = 86
+SECONDS = 90
+
+
+def units(place):
+    return [{"engine": name, "tool": tool} for tool in TOOLS for name in engines.candidates(place.library)]
+
+
+def run(unit, place):
+    """One record: clean, or what was found, or why nobody looked."""
+    command = binary()
+    if command is None:
+        return [{"refused": "compute-sanitizer is not installed"}]
+    if place.rehearsal:
+        return [{"refused": "it needs a GPU"}]
+    asked = [
+        command, "--tool", unit["tool"], "--error-exitcode", str(FOUND), "--target-processes", "all",
+        sys.executable, "-m", "benchmarks.gpu.tiny", unit["engine"],
+    ]  # fmt: skip
+    try:
+        done = subprocess.run(
+            asked, capture_output=True, text=True, timeout=SECONDS, env=machine.environment(), cwd=machine.ROOT
+        )
+    except subprocess.TimeoutExpired:
+        return [{"refused": f"took longer than {SECONDS} s"}]
+    return [verdict(done.returncode, done.stdout + done.stderr)]
+
+
+def binary():
+    """Where compute-sanitizer is, or None."""
+    usual = ("/usr/local/cuda/bin/compute-sanitizer", "/usr/local/cuda/compute-sanitizer/compute-sanitizer")
+    return shutil.which("compute-sanitizer") or next((file for file in usual if Path(file).is_file()), None)
+
+
+def verdict(status, output):
+    """What an exit status and what was printed mean.
+
+    A device that it cannot watch is no finding, though the calls that fail then count as errors.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    tail = lines[-12:]
+    errors = [int(count) for count in re.findall(r"ERROR SUMMARY: (\d+) error", output)]
+    hazards = [int(count) for count in re.findall(r"RACECHECK SUMMARY: (\d+) hazard", output)]
+    if any(hazards) or re.search(r"Invalid __|Misaligned|out of bounds", output):
+        return {"wrong": f"compute-sanitizer found {sum(errors + hazards) or 'some'} errors", "output": tail}
+    if re.search(r"device not supported|failed to initialize", output, re.IGNORECASE):
+        return {"refused": "it does not work on this device", "output": tail}
+    if status == FOUND or any(errors):
+        return {"wrong": f"compute-sanitizer found {sum(errors) or 'some'} errors", "output": tail}
+    if status == 0 and (errors or hazards) and re.search(r"\d+ problems", output):
+        return {"clean": next(line for line in lines if line.endswith(" problems"))}
+    return {"refused": f"ended with exit status {status}", "output": tail}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Prove and measure one NVIDIA GPU, in under eight minutes. Usage: bash ci/gpu.sh [FOLDER]
+#
+# Runs in this checkout, with the Python that is there ($PYTHON, or python3), which has NumPy, array-api-compat, CuPy,
+# pytest and, for the rivals, torch; installs nothing, and needs no network. Every part runs, whatever became of those
+# before it. FOLDER (benchmarks/results unless given) gets gpu.json, gpu.md, gpu.svg, and what each part printed.
+#
+# Exit status: 2 if there is no CUDA device; 1 if a number is wrong (a failed test or check counts as that); 3 if nothing
+# is known to be wrong, but a part did not come to its end or proved nothing; else 0. Slowness is no failure.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+folder=${1:-benchmarks/results}
+python=${PYTHON:-python3}
+mkdir -p "$folder" || exit 3
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+# JAX, where it is installed, would take three quarters of the device's memory for itself.
+export XLA_PYTHON_CLIENT_PREALLOCATE=false
+
+wrong=0 unfinished=0
+
+# part NAME SECONDS COMMAND...: run it for so long at most, keep what it prints, and note how it ended.
+part() {
+    local name=$1 seconds=$2 status
+    shift 2
+    printf '\n=== %s (%s s at most): %s\n' "$name" "$seconds" "$*"
+    timeout --signal=INT --kill-after=10 "$seconds" "$@" 2>&1 | tee "$folder/gpu-$name.log"
+    status=${PIPESTATUS[0]}
+    case $status in
+        0) ;;
+        1) wrong=1 ;;
+        *) unfinished=1 ;;
+    esac
+    printf '=== %s: exit status %s\n' "$name" "$status"
+    return "$status"
+}
+
+if ! "$python" -c 'from benchmarks.gpu.places import Cuda; Cuda().check()' 2> "$folder/gpu-device.log"; then
+    echo "ci/gpu.sh: no CUDA device: $(tail -n 1 "$folder/gpu-device.log" | sed 's/.*NoDevice: //')" >&2
+    exit 2
+fi
+rm -f "$folder/gpu-device.log"
+
+# Of the suite, what computes on the GPU: tests that run over array libraries have theirs in their name. Those of
+# test_cupy_fused run on an emulated device, here as anywhere.
+part suite 130 "$python" -m pytest -q -p no:cacheprovider --require=cupy --require=cupy_fused \
+    -k '(cupy or torch-cuda) and not test_cupy_fused'
+part check 50 "$python" -m lstm_xp check --device cuda
+
+rm -f "$folder/gpu.json"
+part programme 285 "$python" -m benchmarks.gpu --seconds 260 --out "$folder/gpu.json"
+if [ -f "$folder/gpu.json" ]; then
+    "$python" -m benchmarks.gpu report "$folder/gpu.json" --folder "$folder" || unfinished=1
+else
+    unfinished=1
+fi
+
+printf '\n=== wrong numbers: %s; unfinished: %s; results in %s\n' "$wrong" "$unfinished" "$folder"
+[ "$wrong" = 0 ] || exit 1
+[ "$unfinished" = 0 ] || exit 3
