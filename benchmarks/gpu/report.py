@@ -179,7 +179,8 @@ def draw(result, file):
             ax.set_yscale("log", base=2)
             ax.set_xticks(range(len(sizes.CLASSES)), list(sizes.CLASSES), fontsize=7)
             ax.set_title(what)
-            ax.legend(fontsize=7)
+            if ax.lines[1:]:
+                ax.legend(fontsize=7)
         content = io.BytesIO()
         figure.savefig(content, format="svg", metadata=METADATA["svg"])
     records.replace(file, content.getvalue())

@@ -1,0 +1,73 @@
+"""CuPy's names and NumPy's arrays: as much as the programme for a GPU uses beside arrays. Kernels are only recorded."""
+
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+from benchmarks.gpu import latencies
+from benchmarks.gpu.places import Host
+
+
+class StandIn:
+    """As much of CuPy as the programme uses beside arrays. `launched` are the kernels: name, grid, block, arguments."""
+
+    def __init__(self, capability="90", poisons=True):
+        self.launched, self.freed, self.captured, self.poisons = [], 0, None, poisons
+        self.cupy, self.cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
+        self.cupy.__getattr__ = lambda name: getattr(np, name)
+        self.cupy.cuda, self.cupy.__version__ = self.cuda, "stand-in"
+        self.cupy.RawModule, self.cupy.empty = self.RawModule, self.empty
+        self.cupy.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=self.free)
+        device = SimpleNamespace(id=0, compute_capability=capability, synchronize=lambda: None)
+        self.cuda.Device, self.cuda.Event, self.cuda.Stream = (lambda: device), Host.Event, self.Stream
+        self.cuda.get_elapsed_time = lambda start, stop: 1e3 * (stop.time - start.time)
+        properties = {"name": b"stand-in", "multiProcessorCount": 4, "l2CacheSize": 1, "totalGlobalMem": 2}
+        self.cuda.runtime = SimpleNamespace(
+            CUDARuntimeError=type("CUDARuntimeError", (RuntimeError,), {}), getDeviceCount=lambda: 1,
+            getDeviceProperties=lambda id: properties, driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000,
+        )  # fmt: skip
+
+    def free(self):
+        self.freed += 1
+
+    def empty(self, shape, dtype):
+        return np.full(shape, 0xFF if np.dtype(dtype) == np.uint8 else np.nan if self.poisons else 0, dtype)
+
+    def RawModule(self, *, code, options, name_expressions):
+        assert code == latencies.SOURCE.read_text()
+
+        def get_function(name):
+            assert name in name_expressions
+
+            def kernel(grid, block, arguments):
+                assert all(isinstance(value, tuple) for value in (grid, block, arguments))
+                assert all(isinstance(value, np.ndarray | np.int32) for value in arguments)
+                (self.launched if self.captured is None else self.captured).append((name, grid, block, arguments))
+
+            return kernel
+
+        return SimpleNamespace(get_function=get_function)
+
+    @property
+    def Stream(self):
+        outer = self
+
+        class Stream:
+            def __init__(self, non_blocking=False):
+                assert non_blocking  # the default stream cannot be captured
+
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                return False
+
+            def begin_capture(self):
+                assert outer.launched, "a kernel's first launch loads it, which a capture does not allow"
+                outer.captured = []
+
+            def end_capture(self):
+                nodes, outer.captured = outer.captured, None
+                return SimpleNamespace(launch=lambda stream: outer.launched.extend(nodes))
+
+        return Stream
