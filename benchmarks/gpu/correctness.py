@@ -6,6 +6,7 @@ engine's on the same device: itself, it is compared with NumPy's first.
 """
 
 from functools import lru_cache
+from importlib.util import find_spec
 
 from lstm_xp import checks, engines
 from lstm_xp.libraries import to_numpy
@@ -66,6 +67,8 @@ def refusal(name, kind, size, place):
     engine, (N, T, D, H) = engines.load(name), size
     if kind == "tf32" and not hasattr(engine, "at"):
         return "it has IEEE products only"
+    if kind == "bfloat16" and not find_spec("ml_dtypes"):
+        return "bfloat16 needs ml_dtypes, which is not installed"
     device = place.xp.cuda.Device() if place.library == "cupy" else "cpu"
     numbers = sizes.KINDS[kind]
     return engine.refuses(checks.Problem(place.library, numbers.dtype, device, N, T, D, H, True, numbers.precision))

@@ -56,7 +56,7 @@ CLASSES = {
 }  # fmt: skip
 
 # The same in small, to see on a CPU that everything runs.
-REHEARSED = {"awkward": ((1, 1, 5, 4), (3, 2, 1, 7), (7, 33, 5, 12)), "timed": ((1, 8, 4, 4), (3, 6, 5, 200))}
+REHEARSED = {"awkward": ((1, 1, 5, 4), (3, 2, 1, 7), (7, 33, 5, 12)), "timed": ((1, 8, 4, 4), (3, 6, 5, 70))}
 
 
 def class_of(size):

@@ -13,6 +13,7 @@ from ..reference import WrongNumbers
 from ..runner import statistics
 from ..worker import one_line
 from . import comparing, correctness, sizes
+from .contenders import Engine
 from .timing import in_rounds
 
 WHATS = ("inference", "training")
@@ -69,8 +70,6 @@ class Race:
         return [name for name in names if not correctness.refusal(name, self.kind, self.size, self.place)]
 
     def add_engine(self, name):
-        from .contenders import Engine
-
         def check(what, result):
             if self.expected is None:
                 raise RuntimeError(f"there is no reference: {self.why_not}")
@@ -99,7 +98,7 @@ class Race:
             return contender.work(what, mode)
 
         try:
-            from .contenders import Torch
+            from .torch_lstm import Torch
 
             contender = Torch(self.problem, self.arrays, self.kind, self.place)
         except Exception as error:
