@@ -11,8 +11,9 @@ from benchmarks.gpu.places import Host
 class StandIn:
     """As much of CuPy as the programme uses beside arrays. `launched` are the kernels: name, grid, block, arguments."""
 
-    def __init__(self, capability="90", poisons=True):
-        self.launched, self.freed, self.captured, self.poisons = [], 0, None, poisons
+    def __init__(self, capability="90", pools=True):
+        self.launched, self.freed, self.captured, self.pools = [], 0, None, pools
+        self.pool = np.zeros(0, np.uint8)
         self.cupy, self.cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
         self.cupy.__getattr__ = lambda name: getattr(np, name)
         self.cupy.cuda, self.cupy.__version__ = self.cuda, "stand-in"
@@ -29,9 +30,14 @@ class StandIn:
 
     def free(self):
         self.freed += 1
+        self.pool = np.zeros(0, np.uint8)
 
     def empty(self, shape, dtype):
-        return np.full(shape, 0xFF if np.dtype(dtype) == np.uint8 else np.nan if self.poisons else 0, dtype)
+        """What was freed last, where it suffices: nothing else that the programme asks for is still in use then."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if size > self.pool.size or not self.pools:
+            self.pool = np.zeros(size, np.uint8)
+        return self.pool[:size].view(dtype).reshape(shape)
 
     def RawModule(self, *, code, options, name_expressions):
         assert code == latencies.SOURCE.read_text()

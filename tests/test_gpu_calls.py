@@ -96,7 +96,7 @@ def test_correctness_runs_as_on_a_device(stand_in):
     assert 0 < record["share"] <= 1
     assert made.freed >= 3
     assert {u["engine"] for u in correctness.units(place)} == set(engines.candidates("cupy"))
-    made.poisons = False
+    made.pools = False
     assert correctness.run(unit, place)[0]["poisoned"] is False
 
 
@@ -149,6 +149,7 @@ def test_errors_of_the_device_end_the_process_and_others_do_not(stand_in):
         (86, "========= Invalid __global__ read of size 4 bytes\n========= ERROR SUMMARY: 1 error", "wrong"),
         (86, "========= RACECHECK SUMMARY: 3 hazards displayed (3 errors, 0 warnings)", "wrong"),
         (86, "cupy_fused: 8 problems\n========= ERROR SUMMARY: 2 errors", "wrong"),
+        (86, "Failed to initialize X\n========= Invalid __shared__ write\n========= ERROR SUMMARY: 1 error", "wrong"),
         (86, "========= Error: Device not supported\n========= ERROR SUMMARY: 3 errors", "refused"),
         (1, "Traceback (most recent call last)", "refused"),
         (0, "========= ERROR SUMMARY: 0 errors", "refused"),  # nothing ran

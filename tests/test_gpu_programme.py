@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import records, runner
 from benchmarks.gpu import __main__ as command_line
-from benchmarks.gpu import correctness, programme, report, sizes, verdict
+from benchmarks.gpu import correctness, programme, report, sizes, timed, verdict
 from benchmarks.gpu.places import Cuda, Host, NoDevice, dtype_of
 from lstm_xp import testing
 from lstm_xp.checks import PRECISIONS
@@ -163,6 +163,20 @@ def test_a_process_that_dies_is_replaced_and_its_work_recorded_as_failed(fake):
     assert len(verdict.unmeasured(result)) == 3
 
 
+def test_what_breaks_the_device_is_tried_again_without_torchs_graph(fake):
+    first, second = timed.ENGINES.units(HOST)[:2]
+    fake.does["engines", 0] = {"failed": "CUDA error: capture", "broken": True}
+    result, _, _ = run_fake(fake, 1000, ["engines"])
+    found = [record for record in result["records"] if record["part"] == "engines"]
+    assert [record.get("failed") for record in found[:3]] == ["CUDA error: capture", None, None]
+    assert found[1] == {"part": "engines", **first, "mode": "eager", "share": 0.5}
+    assert found[2] == {"part": "engines", **second, "share": 0.5}
+    counts = result["parts"]["engines"]
+    assert counts["units"] == counts["done"] == len(timed.ENGINES.units(HOST)) + 1
+    assert timed.ENGINES.smaller(first | {"mode": "eager"}) is None
+    assert timed.RIVALS.smaller(timed.RIVALS.units(HOST)[0]) is None
+
+
 def test_without_a_device_nothing_is_started_after_the_environment(fake):
     fake.does[("environment", 0)] = {"failed": "no CUDA device: there is none", "missing": True}
     with pytest.raises(programme.Missing, match="there is none"):
@@ -193,6 +207,15 @@ def test_a_piece_of_work_that_takes_too_long_is_ended():
             process.ask(unit, 0.5)
     finally:
         process.close()
+
+
+def test_what_a_process_has_started_ends_with_it():
+    process = programme.Process("correctness", "cpu")
+    group = process.process.pid
+    assert os.getpgid(group) == group != os.getpgid(0)
+    process.close()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
 
 
 def test_a_process_that_ends_by_itself_says_how():

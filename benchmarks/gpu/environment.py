@@ -14,16 +14,24 @@ def run(unit, place):
     """One record; what cannot be found out says why."""
     place.check()
     found = {"place": place.name}
-    for name, ask in {**(_CUDA if place.name == "cuda" else {}), **_TORCH, "nvidia-smi": smi}.items():
-        try:
-            found[name] = ask()
-        except Exception as error:
-            found[name] = f"unknown ({type(error).__name__}: {' '.join(str(error).split())})"[:200]
+    for name, ask in {**(_CUDA if place.name == "cuda" else {}), **_TORCH, "nvidia-smi": _smi}.items():
+        found[name] = _answer(ask)
     return [found]
 
 
 def smi():
-    """What nvidia-smi says, by name; the clocks are those of this moment."""
+    """What nvidia-smi says, by name, or why it says nothing; the clocks are those of this moment."""
+    return _answer(_smi)
+
+
+def _answer(ask):
+    try:
+        return ask()
+    except Exception as error:
+        return f"unknown ({type(error).__name__}: {' '.join(str(error).split())})"[:200]
+
+
+def _smi():
     command = shutil.which("nvidia-smi")
     if command is None:
         return "not installed"

@@ -1,6 +1,12 @@
 """The programme: its parts, what of the time each may take, and the file that is written all along."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
 from threading import Timer
 from time import monotonic
 
@@ -12,12 +18,12 @@ FORMAT = "lstm_xp GPU measurements, 1"
 # is worth knowing whatever else happens.
 SHARES = {
     "environment": 4,
-    "ceilings": 4,
+    "ceilings": 5,
     "latencies": 4,
-    "rivals": 35,
-    "correctness": 23,
+    "rivals": 36,
+    "correctness": 20,
     "engines": 22,
-    "sanitizer": 8,
+    "sanitizer": 9,
 }
 # A piece of work may take so much longer than what is left: it is not to be lost for a second.
 GRACE = 5.0
@@ -51,16 +57,25 @@ class Process(runner.Worker):
     """The parent's end of a `benchmarks.gpu.worker` process."""
 
     def start(self):
-        self.process = runner.subprocess.Popen(
-            [runner.sys.executable, "-m", "benchmarks.gpu.worker", self.name, self.device],
-            stdin=runner.subprocess.PIPE, stdout=runner.subprocess.PIPE, encoding="utf-8", env=machine.environment(),
-            cwd=machine.ROOT,
+        # A session of its own: what it has started ends with it.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.gpu.worker", self.name, self.device], env=machine.environment(),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=machine.ROOT, start_new_session=True,
         )  # fmt: skip
+
+    def kill(self):
+        """End it, and what it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self):
+        self.kill()
+        super().close()
 
     def ask(self, unit, seconds):
         """The answer to a piece of work, which has so many seconds; `Failed` if there is none."""
         late = []
-        timer = Timer(seconds, lambda: (late.append(True), self.process.kill()))
+        timer = Timer(seconds, lambda: (late.append(True), self.kill()))
         timer.start()
         try:
             print(json.dumps(unit), file=self.process.stdin, flush=True)
@@ -101,16 +116,17 @@ def run(place, parts, seconds, write, say, clock=monotonic, start=Process):
 
 
 def _run_part(name, place, budget, result, write, say, start):
-    units = worker.part_of(name).units(place)
+    part = worker.part_of(name)
+    units = deque(part.units(place))
     began, end = budget.clock(), budget.part(name)
     counts = result["parts"][name] = {"units": len(units), "done": 0, "seconds": 0.0, "out_of_time": []}
     process, written = None, began
     try:
-        for unit in units:
-            left = end - budget.clock()
+        while units:
+            unit, left = units.popleft(), end - budget.clock()
             if left <= 0:
-                counts["out_of_time"].append(unit)
-                continue
+                counts["out_of_time"] = [unit, *units]
+                break
             process = process or start(name, place.name)
             try:
                 answer = process.ask(unit, left + GRACE)
@@ -125,6 +141,9 @@ def _run_part(name, place, budget, result, write, say, start):
             if answer.get("broken"):
                 process.close()
                 process = None
+                if hasattr(part, "smaller") and (smaller := part.smaller(unit)):
+                    units.appendleft(smaller)
+                    counts["units"] += 1
             counts["done"] += 1
             now = budget.clock()
             counts["seconds"] = now - began
