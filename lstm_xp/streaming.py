@@ -93,10 +93,9 @@ def _fits(expected, params, x, state):
         return False
     for p, sizes in zip(params, expected.parameters, strict=True):
         for array, shape in zip(p, sizes):  # noqa: B905  strict takes longer than the comparisons
-            if array is None or shape is None:
-                if array is not shape:
-                    return False
-            elif array.shape != shape or array.dtype is not dtype or type(array) is not kind:
+            if array is shape:  # None: there is no such parameter
+                continue
+            if array is None or array.dtype is not dtype or array.shape != shape or type(array) is not kind:
                 return False
     return True
 

@@ -64,7 +64,7 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
     _heat_maps(maps, trace, order, steps, labels)
     _saturation(below, place, names, shares, total)
     picture = io.BytesIO()
-    # The same picture, byte by byte, whenever it is drawn.
+    # The same bytes whenever it is drawn, as far as the format has it.
     metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     with matplotlib.rc_context({"svg.hashsalt": "lstm-xp"}):
         figure.savefig(picture, format=kind, metadata=metadata)
