@@ -40,13 +40,14 @@ def step(network, params, x, state):
         state = _checked(network, params, x, state)
     h, c = state
     run = _plain_step if network.plain else _variant_step
+    if len(params) == 1:
+        y, next_c = run(network, params[0], x, h[0, ...], c[0, ...])
+        return y, State(y[None, ...], next_c[None, ...])
     y, all_h, all_c = x, [], []
     for layer, p in enumerate(params):
         y, next_c = run(network, p, y, h[layer, ...], c[layer, ...])
         all_h.append(y)
         all_c.append(next_c)
-    if len(all_h) == 1:
-        return y, State(y[None, ...], next_c[None, ...])
     xp = checks.namespace(x)
     return y, State(xp.stack(all_h), xp.stack(all_c))
 
