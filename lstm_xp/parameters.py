@@ -123,19 +123,17 @@ def check_parameters(function, network, params):
             raise TypeError(f"{function}: params[{index}] must be a Direction; got {type(direction).__name__}.")
         expected = shapes(network, index // network.directions)
         for name, array in zip(Direction._fields, direction, strict=True):
-            where = f"{function}: {name} of {place(network, index)}"
-            if name not in expected:
-                if array is not None:
-                    raise ValueError(f"{where} must be None: the network is configured without it.")
-                continue
-            letters, numbers = expected[name]
-            if array is None:
-                raise ValueError(f"{where} must have shape {letters} = {numbers}; got None.")
-            found = tuple(getattr(array, "shape", ()))
+            letters, numbers = expected.get(name, ("", None))
+            found = None if array is None else tuple(getattr(array, "shape", ()))
             if found != numbers:
-                hint = " It is the transpose: x @ Wx, h @ Wh, h @ Wp." if found == numbers[::-1] != numbers else ""
+                where = f"{function}: {name} of {place(network, index)}"
+                if numbers is None:
+                    raise ValueError(f"{where} must be None: the network is configured without it.")
+                turned = array is not None and found == numbers[::-1]
+                hint = " It is the transpose: x @ Wx, h @ Wh, h @ Wp." if turned else ""
                 raise ValueError(f"{where} must have shape {letters} = {numbers}; got {found}.{hint}")
-            arrays[f"{name} of params[{index}]"] = array
+            if array is not None:
+                arrays[f"{name} of params[{index}]"] = array
     return arrays
 
 

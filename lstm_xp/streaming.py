@@ -40,13 +40,14 @@ def step(network, params, x, state):
         state = _checked(network, params, x, state)
     h, c = state
     run = _plain_step if network.plain else _variant_step
+    if len(params) == 1:
+        y, next_c = run(network, params[0], x, h[0, ...], c[0, ...])
+        return y, State(y[None, ...], next_c[None, ...])
     y, all_h, all_c = x, [], []
     for layer, p in enumerate(params):
         y, next_c = run(network, p, y, h[layer, ...], c[layer, ...])
         all_h.append(y)
         all_c.append(next_c)
-    if len(all_h) == 1:
-        return y, State(y[None, ...], next_c[None, ...])
     xp = checks.namespace(x)
     return y, State(xp.stack(all_h), xp.stack(all_c))
 
@@ -93,10 +94,9 @@ def _fits(expected, params, x, state):
         return False
     for p, sizes in zip(params, expected.parameters, strict=True):
         for array, shape in zip(p, sizes):  # noqa: B905  strict takes longer than the comparisons
-            if array is None or shape is None:
-                if array is not shape:
-                    return False
-            elif array.shape != shape or array.dtype is not dtype or type(array) is not kind:
+            if array is shape:  # None: there is no such parameter
+                continue
+            if array is None or array.dtype is not dtype or array.shape != shape or type(array) is not kind:
                 return False
     return True
 

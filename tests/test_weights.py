@@ -736,3 +736,17 @@ def test_public_names_are_where_the_table_says():
     assert dir(weights) == weights.__all__
     with pytest.raises(AttributeError, match="no attribute 'from_nowhere'"):
         weights.from_nowhere  # noqa: B018
+
+
+@pytest.mark.parametrize("format", ["pytorch", "equinox", "chainer", "coreml", "cudnn"])
+def test_weights_come_row_after_row(format):
+    """The transposes of what others hold, as steps and products read them."""
+    network = LSTM(3, 5)
+    params = network.init()
+    theirs = getattr(weights, f"to_{format}")(network, params)
+    options = {"input_size": 3, "hidden_size": 5} if format == "cudnn" else {}
+    given = theirs if isinstance(theirs, tuple) else (theirs,)
+    _, (p,) = getattr(weights, f"from_{format}")(*given, **options)
+    for name in ("Wx", "Wh"):
+        assert getattr(p, name).flags.c_contiguous, name
+        assert np.array_equal(getattr(p, name), getattr(params[0], name)), name

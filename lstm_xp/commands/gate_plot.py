@@ -43,7 +43,6 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
         The most that are drawn.
     """
     # The figure is made without pyplot, which would look for a display.
-    import matplotlib
     from matplotlib.figure import Figure
 
     total, hidden = trace.f.shape[1:]
@@ -64,10 +63,7 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
     _heat_maps(maps, trace, order, steps, labels)
     _saturation(below, place, names, shares, total)
     picture = io.BytesIO()
-    # The same picture, byte by byte, whenever it is drawn.
-    metadata = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    with matplotlib.rc_context({"svg.hashsalt": "lstm-xp"}):
-        figure.savefig(picture, format=kind, metadata=metadata)
+    figure.savefig(picture, format=kind)
     return picture.getvalue()
 
 

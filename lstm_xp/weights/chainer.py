@@ -18,7 +18,7 @@ import re
 from ..layers import LSTM
 from ..parameters import Direction
 from . import tensors
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["chainer"]
 _KEY = re.compile(r"((?:.*/)?)(\d{1,4})/([wb][0-7])")
@@ -90,7 +90,7 @@ def from_chainer(arrays, *, prefix=None, bidirectional=None):
             from_order(xp.concat([arrays[f"{start}{k}/{kind}{j}"] for j in range(first, first + 4)]), ORDER, 0, xp)
             for kind, first in (("w", 0), ("w", 4), ("b", 0), ("b", 4))
         )
-        params.append(Direction(Wx.T, Wh.T, bx + bh))
+        params.append(Direction(transposed(Wx, xp), transposed(Wh, xp), bx + bh))
     return network, tuple(params)
 
 

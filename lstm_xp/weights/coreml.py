@@ -16,7 +16,7 @@ References: coremltools, coremltools/converters/mil/mil/ops/defs/iOS15/recurrent
 from ..layers import LSTM
 from ..parameters import Direction
 from . import tensors
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["coreml"]
 PEEPHOLES = ORDER.replace("g", "")
@@ -74,7 +74,9 @@ def from_coreml(constants, *, reverse=False):
     tensors.no_others(function, constants, rules, implied)
     params = []
     for way in WAYS[: network.directions]:
-        Wx, Wh = (from_order(constants[kind + way], ORDER, 0, xp).T for kind in ("weight_ih", "weight_hh"))
+        Wx, Wh = (
+            transposed(from_order(constants[kind + way], ORDER, 0, xp), xp) for kind in ("weight_ih", "weight_hh")
+        )
         b = from_order(constants[f"bias{way}"], ORDER, 0, xp) if network.bias else None
         peepholes = None
         if network.peepholes:

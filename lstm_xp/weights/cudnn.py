@@ -19,7 +19,7 @@ from .. import checks
 from ..layers import LSTM
 from ..parameters import Direction
 from . import tensors
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["cudnn"]
 BIASES = {"double": 2, "input": 1, "recurrent": 1, "none": 0}
@@ -82,7 +82,7 @@ def from_cudnn(weights, input_size, hidden_size, *, num_layers=1, bidirectional=
     matrices, biases = arrays[: 2 * K], arrays[2 * K :]
     params = []
     for k in range(K):
-        Wx, Wh = (from_order(v, ORDER, 0, xp).T for v in matrices[2 * k : 2 * k + 2])
+        Wx, Wh = (transposed(from_order(v, ORDER, 0, xp), xp) for v in matrices[2 * k : 2 * k + 2])
         own, b = biases[k * BIASES[bias] : (k + 1) * BIASES[bias]], None
         if own:
             b = from_order(own[0] + own[1] if len(own) == 2 else own[0], ORDER, 0, xp)

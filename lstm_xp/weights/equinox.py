@@ -11,7 +11,7 @@ Reference: https://docs.kidger.site/equinox/api/nn/rnn/
 from ..parameters import Direction
 from . import cells as single
 from . import tensors
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["equinox"]
 SETTINGS = ("input_size", "hidden_size", "use_bias")  # fields of the module that are no arrays
@@ -71,7 +71,7 @@ def from_equinox(*cells, bidirectional=False, reverse=False):
         return shapes | ({"bias": ("(4*H,)", (4 * H,))} if network.bias else {})
 
     def direction(own, xp):
-        Wx, Wh = (from_order(own[name], ORDER, 0, xp).T for name in ("weight_ih", "weight_hh"))
+        Wx, Wh = (transposed(from_order(own[name], ORDER, 0, xp), xp) for name in ("weight_ih", "weight_hh"))
         return Direction(Wx, Wh, from_order(own["bias"], ORDER, 0, xp) if network.bias else None)
 
     return single.joined("from_equinox", given, rules, network, direction)

@@ -30,6 +30,13 @@ def to_order(array, order, axis, xp):
     return _reordered(array, _ours(order), order, axis, xp)
 
 
+def transposed(matrix, xp):
+    """The transpose, row after row in memory where the library knows such an order: steps and products read it so."""
+    if hasattr(xp, "ascontiguousarray"):
+        return xp.ascontiguousarray(matrix.T)
+    return matrix.T.contiguous() if hasattr(matrix, "contiguous") else matrix.T
+
+
 def _ours(order):
     return "".join(gate for gate in OURS if gate in order)
 

@@ -14,7 +14,7 @@ Reference: ONNX, operator LSTM, opset 22, https://onnx.ai/onnx/operators/onnx__L
 from ..activations import KINDS, Activation, activation
 from ..parameters import Direction
 from ..variants import PLAIN
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["onnx"]
 # The attribute `direction` -> which of the node's directions are reversed.
@@ -41,7 +41,9 @@ def direction_of(W, R, B, P, xp):
     if P is not None:
         H = P.shape[0] // 3
         peepholes = xp.stack([P[:H], P[2 * H :], P[H : 2 * H]])
-    return Direction(from_order(W, ORDER, 0, xp).T, from_order(R, ORDER, 0, xp).T, b, peepholes=peepholes)
+    return Direction(
+        transposed(from_order(W, ORDER, 0, xp), xp), transposed(from_order(R, ORDER, 0, xp), xp), b, peepholes=peepholes
+    )
 
 
 def arrays_of(p, xp):

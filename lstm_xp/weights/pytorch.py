@@ -18,7 +18,7 @@ import re
 from ..layers import LSTM
 from ..parameters import Direction
 from . import containers, tensors
-from .gates import ORDERS, from_order, to_order
+from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER = ORDERS["pytorch"]
 _WHAT = "no tensor is called weight_hh_l0, or weight_hh, and has 4*H rows"
@@ -218,8 +218,8 @@ def _inferred(function, own, start):
 
 def _direction(*, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, xp):
     return Direction(
-        from_order(weight_ih, ORDER, 0, xp).T,
-        from_order(weight_hh, ORDER, 0, xp).T,
+        transposed(from_order(weight_ih, ORDER, 0, xp), xp),
+        transposed(from_order(weight_hh, ORDER, 0, xp), xp),
         None if bias_ih is None else from_order(bias_ih + bias_hh, ORDER, 0, xp),
-        None if weight_hr is None else weight_hr.T,
+        None if weight_hr is None else transposed(weight_hr, xp),
     )

@@ -40,6 +40,4 @@ def _function(kernel, dtype):
 def _module():
     import cupy
 
-    return cupy.RawModule(
-        code=SOURCE.read_text(encoding="utf-8"), options=OPTIONS, name_expressions=name_expressions()
-    )
+    return cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=OPTIONS, name_expressions=name_expressions())
