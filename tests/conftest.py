@@ -12,6 +12,7 @@ What is not installed is skipped, in the open; `--require=torch --require=numpy_
 compiler) makes it a failure.
 """
 
+import signal
 from importlib.util import find_spec
 
 import cuda_on_cpu
@@ -20,11 +21,16 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import kernels
+from lstm_xp.engines.cuda import kernels, pointwise
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
 REQUIRABLE = (*LIBRARIES, *engines.names(), "nvrtc", "g++")
+
+
+# What a shell starts in its background ignores Ctrl-C, and so would the processes that tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):
@@ -104,8 +110,8 @@ def nvrtc(request):
 def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
-    source = kernels.SOURCE.read_text(encoding="utf-8")
-    return cuda_on_cpu.Kernels(source, kernels.name_expressions(), tmp_path_factory.mktemp("kernels"))
+    source = kernels.source(pointwise.FILE)
+    return cuda_on_cpu.Kernels(source, pointwise.EXPRESSIONS, tmp_path_factory.mktemp("kernels"))
 
 
 def _absent(config, name, reason):

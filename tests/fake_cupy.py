@@ -9,16 +9,18 @@ import ctypes
 import sys
 import threading
 import weakref
+from functools import partial
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+import step_emulation
 
 GUARD = 64
 NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64"}
 CUDA_TYPES = {"CUDA_R_32F": 0, "CUDA_R_64F": 1, "CUDA_R_16F": 2, "CUDA_R_16BF": 14}
 BLAS_TYPES = {0: "float32", 1: "float64", 2: "float16", 14: "bfloat16"}
 COMPUTE_TYPES = {"32F": 68, "32F_PEDANTIC": 69, "64F": 70, "32F_FAST_TF32": 77}
-SIZES = {int: ctypes.c_longlong, np.uint32: ctypes.c_uint32}  # what CuPy makes of arguments of a kernel
+SIZES = {int: ctypes.c_longlong, np.uint32: ctypes.c_uint32, np.int32: ctypes.c_int32}  # what CuPy makes of arguments of a kernel
 MEMORY = 1 << 40
 
 
@@ -54,8 +56,9 @@ class Array(np.ndarray):
 class Device:
     """One of the devices, and the `with` that makes it current."""
 
-    def __init__(self, id, capability):
+    def __init__(self, id, capability, processors):
         self.id, self.compute_capability = id, capability
+        self.attributes = {"MultiProcessorCount": processors}
 
     def __enter__(self):
         FAKE.current.append(self)
@@ -67,14 +70,49 @@ class Device:
         return f"<fake device {self.id}>"
 
 
+class Stream:
+    """A stream, and the `with` that makes it current. What is captured does not run."""
+
+    def __init__(self, *, non_blocking=False):
+        self.ptr, self.captured = id(self) if non_blocking else 0, None
+
+    def __enter__(self):
+        FAKE.streams.append(self)
+        return self
+
+    def __exit__(self, *error):
+        assert FAKE.streams.pop() is self
+
+    def begin_capture(self):
+        assert self.ptr, "the default stream cannot capture"
+        self.captured = []
+
+    def end_capture(self):
+        graph, self.captured = Graph(self.captured), None
+        return graph
+
+
+class Graph:
+    """Launches, to be replayed."""
+
+    def __init__(self, launches):
+        self.launches, self.device = launches, FAKE.current[-1]
+
+    def launch(self):
+        assert FAKE.current[-1] is self.device
+        FAKE.calls.append(("graph", len(self.launches)))
+        for launch in self.launches:
+            FAKE.launch(*launch)
+
+
 class Fake:
     """The machine: devices, memory, and what was called."""
 
-    def __init__(self, compiled=None, capability="90", devices=1, memory=MEMORY):
+    def __init__(self, compiled=None, capability="90", devices=1, memory=MEMORY, processors=132):
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
-        self.devices = [Device(id, capability) for id in range(devices)]
+        self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
 
@@ -85,6 +123,13 @@ class Fake:
             self.stacks.devices = [self.devices[0]]
         return self.stacks.devices
 
+    @property
+    def streams(self):
+        """The current streams of this thread, the innermost last."""
+        if not hasattr(self.stacks, "streams"):
+            self.stacks.streams = [Stream()]
+        return self.stacks.streams
+
     def install(self, monkeypatch):
         """Put the modules where `import` finds them."""
         cupy, cuda, cublas = ModuleType("cupy"), ModuleType("cupy.cuda"), ModuleType("cublas")
@@ -93,6 +138,8 @@ class Fake:
         cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
+        cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
+        cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
@@ -176,16 +223,31 @@ class Fake:
         def get_function(expression):
             assert expression in name_expressions
 
-            def kernel(grid, block, arguments):
+            def run(grid, block, arguments):
                 assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
-                self.launch(expression, grid, block, arguments)
+                if (captured := self.streams[-1].captured) is None:
+                    run.loaded = True
+                    self.launch(expression, grid, block, arguments)
+                else:
+                    assert run.loaded, "a kernel cannot be loaded while a stream captures"
+                    captured.append((expression, grid, block, arguments))
 
-            return kernel
+            run.loaded = False
+            return Kernel(run)
 
         return SimpleNamespace(get_function=get_function)
 
     def launch(self, expression, grid, block, arguments):
         name, _, types = expression.rstrip(">").partition("<")
+        if name in STEPS:
+            self.calls.append((name, types, grid, *map(int, arguments[-3:])))
+            emulated = STEPS[name](self, types.split(", "), grid, block, arguments)
+            if self.compiled is not None:
+                self.run_compiled(expression, grid, block, arguments)
+            elif emulated:
+                with np.errstate(all="ignore"):
+                    emulated()
+            return
         narrow, wide = (dtype_of(NAMES[type]) for type in types.split(", "))
         (blocks,), (threads,) = grid, block
         size, H = (int(v) for v in arguments[-2:])
@@ -206,9 +268,12 @@ class Fake:
             with np.errstate(all="ignore"):
                 globals()[name](*arrays)
             return
+        self.run_compiled(expression, grid, block, arguments)
+
+    def run_compiled(self, expression, grid, block, arguments):
         values = [SIZES[type(value)](value) for value in arguments]
         assert [ctypes.sizeof(value) for value in values] == self.compiled.sizes(expression)
-        self.compiled.launch(expression, blocks, threads, values)
+        self.compiled.launch(expression, grid, block[0], values)
 
     # cuBLAS
 
@@ -240,6 +305,100 @@ class Fake:
         with np.errstate(all="ignore"):
             product = (alpha * (right.T @ left.T)).T.astype(inner)
             out[...] = product if beta == 0 else product + inner.type(beta) * out  # unread where beta is 0
+
+
+class Kernel:
+    """A kernel; `kernel` loads it on the current device."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def __call__(self, *arguments):
+        self.run(*arguments)
+
+    @property
+    def kernel(self):
+        self.run.loaded = True
+        return self.run
+
+
+# The kernels of step.cu: all that they read and write has to be there. Each returns what does the same in NumPy.
+
+
+def _fill(fake, types, grid, block, arguments):
+    assert len(arguments) == 1 + len(JOB)
+    assert (grid, block) == ((1,), (1,))
+    job = fake.view(arguments[0], (len(JOB),), (1,), np.dtype(np.int64))
+    return lambda: np.copyto(job, arguments[1:])
+
+
+def _pack(fake, types, grid, block, arguments):
+    (states, product, backward), (Wh, by_row, by_column, H, chunks, packed, size) = types, arguments
+    assert packed % 16 == 0
+    assert grid[0] * block[0] >= size
+    assert int(size) % (64 * int(chunks)) == 0
+    Wh = fake.view(Wh, (int(H), 4 * int(H)), (by_row, by_column), dtype_of(NAMES[states]))
+    packed = fake.view(packed, (int(size), 16), (16, 1), np.dtype(np.uint8))
+    return lambda: step_emulation.pack(product, Wh, backward == "true", packed)
+
+
+def _step(fake, types, grid, block, arguments, backward=False):
+    job, packed, *sizes = arguments
+    (N, H, offset), (states, product) = map(int, sizes), types[:2]
+    across, down, warps = map(int, types[2:])
+    seen = dict(zip(JOB, fake.view(job, (len(JOB),), (1,), np.dtype(np.int64)).tolist(), strict=True))
+    states, single = dtype_of(NAMES[states]), np.dtype(np.float32)
+    columns, depth = (H, 4 * H) if backward else (4 * H, H)
+    chunks = -(-depth * step_emulation.ITEMS[product]().itemsize // 64)
+    assert (grid[0] - 1) * 16 * across < columns <= grid[0] * 16 * across
+    assert (grid[1] - 1) * 8 * down < N <= grid[1] * 8 * down
+    assert block == (32 * warps,)
+    packed = fake.view(packed, (grid[0] * across * chunks, 1024), (1024, 1), np.dtype(np.uint8))
+    t = seen["steps"] - 1 - seen["first"] - offset if backward else seen["first"] + offset
+    if not -backward <= t < seen["steps"]:
+        return None
+
+    def look(name, step, width, dtype=single):
+        return fake.view(seen[name] + step * N * width * dtype.itemsize, (N, width), (width, 1), dtype)
+
+    def times(rows):
+        return step_emulation.product_of(product, packed, rows, grid, across, down, warps)[:, :columns]
+
+    if not backward:
+        rows = look("h", t - 1, H, states) if t else look("h0", 0, H, states)
+        assert seen["h0"] % 16 == 0 or H * states.itemsize % 16
+        gates, h = look("gates", t, 4 * H), look("h", t, H, states)
+        prev_c = look("c", t - 1 if seen["kept"] else 0, H) if t else look("c0", 0, H)
+        c = look("c", t if seen["kept"] else 0, H)
+
+        def forward():
+            gates[...] += np.concatenate([times(rows)[:, gate::4] for gate in range(4)], axis=1)
+            cell_forward(gates, prev_c, c, h)
+
+        return forward
+    assert seen["da"] % 16 == 0
+    carry, last = look("dh", 0, H), t == seen["steps"] - 1
+    through = None if last else look("da", t + 1, 4 * H)
+    if t < 0:
+        return lambda: np.copyto(carry, times(through))
+    outer = np.zeros((N, H), single)
+    if seen["h"]:
+        start = seen["h"] + t * seen["by_step"] * states.itemsize
+        outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
+    prev_c = look("c", t - 1, H) if t else look("c0", 0, H)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+    return lambda: cell_backward(outer, carry if last else times(through), *rest)
+
+
+JOB = (
+    "first", "steps", "gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
+)  # fmt: skip
+STEPS = {
+    "fill": _fill,
+    "pack": _pack,
+    "forward_step": _step,
+    "backward_step": partial(_step, backward=True),
+}
 
 
 def to_tf32(v):

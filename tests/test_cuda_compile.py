@@ -5,12 +5,12 @@ import re
 import nvrtc as compiler
 import pytest
 
-from lstm_xp.engines.cuda import kernels
+from lstm_xp.engines.cuda import kernels, pointwise
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
-NAMES = kernels.name_expressions()
+NAMES = pointwise.EXPRESSIONS
 
 # As CuPy compiles: it adds the last one.
 OPTIONS = (*kernels.OPTIONS, "-ftz=true")
@@ -31,7 +31,7 @@ def compiled(nvrtc, target, source=None, names=NAMES):
     architecture = int(target.partition("_")[2])
     if architecture not in compiler.architectures(nvrtc):
         pytest.skip(f"NVRTC {'.'.join(map(str, compiler.version(nvrtc)))} does not compile for {architecture}")
-    source = kernels.SOURCE.read_text(encoding="utf-8") if source is None else source
+    source = kernels.source(pointwise.FILE) if source is None else source
     return compiler.compile(nvrtc, source, names, target, OPTIONS)
 
 

@@ -43,7 +43,7 @@ def machine_of(monkeypatch, compiled=None, **options):
     """A fake machine, where CuPy would be."""
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
-    for kept in (kernels._module, kernels._function, cupy_fused.obstacle):
+    for kept in (kernels._module, kernels.function, cupy_fused.obstacle):
         kept.cache_clear()
     return machine
 
@@ -52,7 +52,7 @@ def machine_of(monkeypatch, compiled=None, **options):
 def _forget():
     """What is kept of a fake CuPy is kept for no other."""
     yield
-    for kept in (kernels._module, kernels._function, cupy_fused.obstacle):
+    for kept in (kernels._module, kernels.function, cupy_fused.obstacle):
         kept.cache_clear()
 
 
@@ -447,7 +447,7 @@ def problem(machine, dtype="float32", library="cupy", **sizes):
 
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
     """Until it has been proved on a GPU."""
-    assert engines.candidates("cupy") == ("cupy_fused", "array_api")
+    assert engines.candidates("cupy") == ("cupy_step", "cupy_fused", "array_api")
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_fused", problem(machine)).name == "cupy_fused"
     assert "proved" in cupy_fused.declines(problem(machine))

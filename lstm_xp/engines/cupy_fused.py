@@ -7,10 +7,10 @@ to the caller's current stream, in order, and nothing waits for the device.
 Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it.
 """
 
-from contextlib import contextmanager
 from functools import cache
 
-from .cuda import kernels
+from .cuda import pointwise
+from .cuda.memory import running, working_on
 from .cuda.products import Product
 
 name = "cupy_fused"
@@ -24,8 +24,8 @@ COUNT = 2**31
 def refuses(problem):
     if problem.array_library != "cupy":
         return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if problem.dtype not in kernels.TYPES:
-        return f"it computes {', '.join(kernels.TYPES)}, not {problem.dtype}"
+    if problem.dtype not in pointwise.TYPES:
+        return f"it computes {', '.join(pointwise.TYPES)}, not {problem.dtype}"
     least = LEAST_BFLOAT16 if problem.dtype == "bfloat16" else LEAST
     found = int(problem.device.compute_capability)
     if found < least:
@@ -55,11 +55,11 @@ class Engine:
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
         kept = T if keep else 1
-        with _on(a.device, "h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
+        with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
             add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
-            cell = kernels.launcher("cell_forward", h0.dtype.name, N, H)
+            cell = pointwise.launcher("cell_forward", h0.dtype.name, N, H)
             prev_h, prev_c = h0.data.ptr, c0.data.ptr
             for t in range(T):
                 step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if keep else 0)
@@ -73,14 +73,14 @@ class Engine:
 
         T, N, H = c.shape
         widened = 0 if Wh.dtype == c.dtype else Wh.size
-        with _on(c.device, "da", (T * N * 4 * H + 2 * N * H + widened) * c.itemsize):
+        with working_on(c.device, f"{name}: da", (T * N * 4 * H + 2 * N * H + widened) * c.itemsize):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
             da = cp.empty((T, N, 4 * H), c.dtype)
-            dh_t, dc_t = (_running(v, c0, cp) for v in (dh_n, dc_n))
+            dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             through = Product(da[0], Wh.astype(c.dtype, copy=False).T, dh_t, precision=self.precision)
             outer, strides = c if dh is None else dh, () if dh is None else dh.strides
             strides = tuple(stride // outer.itemsize for stride in strides[1:]) or (0, 0)
-            cell = kernels.launcher("cell_backward", outer.dtype.name, N, H)
+            cell = pointwise.launcher("cell_backward", outer.dtype.name, N, H)
             carried = dh_t.data.ptr, dc_t.data.ptr
             for t in reversed(range(T)):
                 step = _address(da, t)
@@ -94,7 +94,7 @@ class Engine:
         import cupy as cp
 
         shape = A.shape[0], B.shape[1]
-        with _on(A.device, f"a product {shape}", shape[0] * shape[1] * A.itemsize):
+        with working_on(A.device, f"{name}: products of shape {shape}", shape[0] * shape[1] * A.itemsize):
             out = cp.empty(shape, A.dtype)
             if bias is not None:
                 out[...] = bias
@@ -105,14 +105,14 @@ class Engine:
         import cupy as cp
 
         (N, H), wide = h.shape, "float64" if h.dtype.name == "float64" else "float32"
-        with _on(x.device, "a step", 6 * N * H * x.itemsize):
+        with working_on(x.device, f"{name}: a step's results", 6 * N * H * x.itemsize):
             gates, next_h, next_c = cp.empty((N, 4 * H), wide), cp.empty((N, H), h.dtype), cp.empty((N, H), wide)
             if b is not None:
                 gates[...] = b
             Product(x, Wx, gates, add=b is not None, precision=self.precision)()
             Product(h, Wh, gates, add=True, precision=self.precision)()
             prev_c = cp.ascontiguousarray(c, wide)
-            cell = kernels.launcher("cell_forward", h.dtype.name, N, H)
+            cell = pointwise.launcher("cell_forward", h.dtype.name, N, H)
             cell(gates.data.ptr, prev_c.data.ptr, next_c.data.ptr, next_h.data.ptr)
             return next_h, next_c.astype(c.dtype, copy=False)
 
@@ -139,25 +139,3 @@ def obstacle():
 def _address(v, t):
     """Where step t of an array (T, N, K) begins."""
     return v.data.ptr + t * v.strides[0]
-
-
-def _running(v, like, cp):
-    """A gradient of the final state (or None) as an array of its own, to be written over at every step."""
-    return cp.zeros(like.shape, like.dtype) if v is None else cp.array(v, like.dtype, order="C")
-
-
-@contextmanager
-def _on(device, what, needed):
-    """Work on a device; where its memory does not suffice, say how much was needed, and what to do."""
-    with device:
-        try:
-            yield
-            return
-        except MemoryError:
-            from cupy.cuda import runtime
-
-            free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
-    raise MemoryError(
-        f"{name}: {what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
-        f"a smaller batch needs less, or training=False where no gradients are wanted."
-    )

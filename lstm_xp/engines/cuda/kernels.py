@@ -1,43 +1,28 @@
-"""The kernels of `pointwise.cu`, compiled by CuPy at their first use on a device, and kept on disk by it."""
+"""CUDA sources and the kernels in them, compiled by CuPy at their first use on a device, and kept on disk by it."""
 
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-
-SOURCE = Path(__file__).with_name("pointwise.cu")
+FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
-KERNELS = ("cell_forward", "cell_backward")
-# dtype of the states -> the types S and W of the kernels.
-TYPES = {
-    "float16": "float16, float",
-    "bfloat16": "bfloat16, float",
-    "float32": "float, float",
-    "float64": "double, double",
-}
-# Threads of a block: few, so that small problems spread over many processors.
-BLOCK = 128
 
 
-def name_expressions():
-    """Every kernel that is ever asked for, by its C++ name."""
-    return tuple(f"{kernel}<{types}>" for kernel in KERNELS for types in TYPES.values())
-
-
-def launcher(kernel, dtype, N, H):
-    """A function that launches a kernel on the current device and stream: it takes the arguments before the sizes."""
-    run, grid, sizes = _function(kernel, dtype), (-(-N * H // BLOCK),), (np.uint32(N * H), np.uint32(H))
-    return lambda *arguments: run(grid, (BLOCK,), (*arguments, *sizes))
+def source(file):
+    """The text of a `.cu` file, after what all of them share."""
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("cell.cuh", file))
 
 
 @cache
-def _function(kernel, dtype):
-    # CuPy compiles and loads it for each device by itself.
-    return _module().get_function(f"{kernel}<{TYPES[dtype]}>")
+def function(file, expression, expressions=None):
+    """A kernel by its C++ name: called with grid, block and arguments, on the current device and stream.
+
+    It is compiled together with all `expressions`, or else alone. CuPy loads it for each device by itself.
+    """
+    return _module(file, expressions or (expression,)).get_function(expression)
 
 
 @cache
-def _module():
+def _module(file, expressions):
     import cupy
 
-    return cupy.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=OPTIONS, name_expressions=name_expressions())
+    return cupy.RawModule(code=source(file), options=OPTIONS, name_expressions=expressions)

@@ -1,0 +1,76 @@
+// What all kernels are made of: types as they are stored, and the LSTM's cell for one unit of one row: the lines of
+// cell.py. Nothing is assumed to be finite. No header is included: NVRTC has none of its own.
+
+#ifdef __CUDACC__  // what C++ has no words for
+__device__ inline float float_from_half(unsigned short half) {
+    float v;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(v) : "h"(half));
+    return v;
+}
+
+__device__ inline unsigned short half_from_float(float v) {
+    unsigned short half;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(half) : "f"(v));
+    return half;
+}
+
+__device__ inline float float_from_bits(unsigned bits) { return __uint_as_float(bits); }
+__device__ inline unsigned bits_from_float(float v) { return __float_as_uint(v); }
+#endif
+
+struct float16 {
+    unsigned short bits;
+};
+
+struct bfloat16 {  // the upper half of a float
+    unsigned short bits;
+};
+
+__device__ inline float widen(float16 v) { return float_from_half(v.bits); }
+__device__ inline float widen(bfloat16 v) { return float_from_bits(unsigned(v.bits) << 16); }
+__device__ inline float widen(float v) { return v; }
+__device__ inline double widen(double v) { return v; }
+
+__device__ inline void narrow(float v, float16& out) { out.bits = half_from_float(v); }
+__device__ inline void narrow(float v, bfloat16& out) {
+    unsigned bits = bits_from_float(v);
+    bits += 0x7fffu + ((bits >> 16) & 1u);  // to the nearest, ties to even
+    out.bits = v != v ? 0x7fff : bits >> 16;  // a NaN of all ones would become -0
+}
+__device__ inline void narrow(float v, float& out) { out = v; }
+__device__ inline void narrow(double v, double& out) { out = v; }
+
+// exp may overflow: 1 / (1 + inf) is the 0 that is wanted.
+template <typename W>
+__device__ inline W sigmoid(W z) {
+    return W(1) / (W(1) + exp(-z));
+}
+
+// The pre-activations a become the gates, which lie H apart; prev_c and c may be one place.
+template <typename S, typename W>
+__device__ inline void forward_cell(const W (&a)[4], const W& prev_c, unsigned H, W* gates, W& c, S& h) {
+    W i = sigmoid(a[0]);
+    W f = sigmoid(a[1]);
+    W o = sigmoid(a[2]);
+    W g = tanh(a[3]);
+    W next_c = f * prev_c + i * g;
+    gates[0] = i;
+    gates[H] = f;
+    gates[2 * H] = o;
+    gates[3 * H] = g;
+    c = next_c;
+    narrow(o * tanh(next_c), h);
+}
+
+// dc enters as the gradient from the step after, and leaves as the one for the step before.
+template <typename W>
+__device__ inline void backward_cell(W dh, const W* gates, unsigned H, W prev_c, W c, W& dc, W* da) {
+    W i = gates[0], f = gates[H], o = gates[2 * H], g = gates[3 * H];
+    W tanh_c = tanh(c);
+    W all_dc = dc + dh * o * (W(1) - tanh_c * tanh_c);
+    da[0] = all_dc * g * i * (W(1) - i);
+    da[H] = all_dc * prev_c * f * (W(1) - f);
+    da[2 * H] = dh * tanh_c * o * (W(1) - o);
+    da[3 * H] = all_dc * i * (W(1) - g * g);
+    dc = all_dc * f;
+}

@@ -1,0 +1,27 @@
+"""Arrays on a device: where work goes, and what is said when there is no memory for it."""
+
+from contextlib import contextmanager
+
+
+@contextmanager
+def working_on(device, what, needed):
+    """Work on a device; where its memory does not suffice, say how much was needed, and what to do."""
+    with device:
+        try:
+            yield
+            return
+        except MemoryError:
+            from cupy.cuda import runtime
+
+            free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
+    raise MemoryError(
+        f"{what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
+        f"a smaller batch needs less, or training=False where no gradients are wanted."
+    )
+
+
+def running(v, like):
+    """A gradient of the final state (or None) as an array of its own, to be written over at every step."""
+    import cupy
+
+    return cupy.zeros(like.shape, like.dtype) if v is None else cupy.array(v, like.dtype, order="C")

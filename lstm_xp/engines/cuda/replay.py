@@ -1,0 +1,112 @@
+"""The launches of `step.cu`: one per step, replayed from a CUDA graph; and what is kept for that between calls.
+
+A graph of CHUNK launches is captured once, so that neither capture nor graph grows with the number of steps. It knows
+the addresses of its job and of the packed weights alone. Each replay is preceded by a launch that fills in the job:
+addresses of arrays, and how many steps were done; launches beyond the last step return at once.
+"""
+
+import threading
+from contextlib import contextmanager
+
+import numpy as np
+
+from . import kernels
+
+FILE = "step.cu"
+# Launches in a graph. With fewer steps than FEWEST, they are launched one by one.
+CHUNK, FEWEST = 32, 8
+# Bytes of a job, and more.
+JOB_BYTES = 128
+# Runners that are kept for later calls, the last ones used.
+KEPT = 8
+# Threads of a block that packs weights.
+BLOCK = 256
+
+
+class Runner:
+    """One pass of one size, on the device that is current when it is made."""
+
+    def __init__(self, steps):
+        import cupy as cp
+
+        self.steps, self.graph = steps, None
+        self.job, self.packed = cp.empty(JOB_BYTES, "uint8"), cp.empty(steps.packed_bytes, "uint8")
+        self._fill, self._pack, self._step = (
+            kernels.function(FILE, name) for name in ("fill", steps.packing, steps.expression)
+        )
+
+    def pack(self, Wh):
+        """Copy the weights, of any strides, to where and how the kernel reads them."""
+        by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
+        size = self.steps.packed_bytes // 16
+        sizes = np.uint32(self.steps.H), np.uint32(self.steps.chunks)
+        arguments = Wh.data.ptr, by_row, by_column, *sizes, self.packed.data.ptr, np.uint32(size)
+        self._pack((-(-size // BLOCK),), (BLOCK,), arguments)
+
+    def run(self, count, launches, **words):
+        """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
+        words = [_word(words.get(name)) for name in WORDS]
+        chunk = CHUNK if launches >= FEWEST else launches
+        for first in range(0, launches, chunk):
+            self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
+            if launches < FEWEST:
+                self._launch(launches)
+            else:
+                self.graph = self.graph or self._captured()
+                self.graph.launch()
+
+    def _launch(self, count):
+        sizes = np.uint32(self.steps.N), np.uint32(self.steps.H)
+        for offset in range(count):
+            arguments = self.job.data.ptr, self.packed.data.ptr, *sizes, np.int32(offset)
+            self._step(self.steps.grid, (self.steps.block,), arguments)
+
+    def _captured(self):
+        from cupy.cuda import Stream
+
+        self._step.kernel  # noqa: B018: loaded here, where nothing is captured yet
+        stream = Stream(non_blocking=True)
+        with stream:
+            stream.begin_capture()
+            try:
+                self._launch(CHUNK)
+            finally:
+                graph = stream.end_capture()
+        return graph
+
+
+# The words of a Job after `first` and `steps`.
+WORDS = ("gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
+
+
+def _word(v):
+    return v.data.ptr if hasattr(v, "data") else v or 0
+
+
+_idle, _lock = [], threading.Lock()
+
+
+@contextmanager
+def leased(steps):
+    """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
+
+    There it goes on being in use for as long as the device works; whoever gets it next on that stream comes after.
+    """
+    from cupy import cuda
+
+    key = cuda.Device().id, threading.get_ident(), cuda.get_current_stream().ptr, steps
+    with _lock:
+        found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
+        if found:
+            _idle.remove(found)
+    runner = found[1] if found else Runner(steps)
+    yield runner  # and after an error it is forgotten
+    with _lock:
+        _idle.append((key, runner))
+        del _idle[:-KEPT]
+
+
+def forget():
+    """Give back all that is kept."""
+    with _lock:
+        _idle.clear()

@@ -1,0 +1,79 @@
+"""The kernels of step.cu once more, in NumPy: their slices of the product, order of sums, and roundings.
+
+`packed` is laid out as step.cu says; where `mma` wants what is left to the source itself, compiled in cuda_on_cpu.py.
+"""
+
+import numpy as np
+
+ITEMS = {"Half": np.uint16, "Bfloat": np.uint16, "Tf32": np.uint32, "Ieee": np.uint32}
+TILE, ROWS, LANES = 16, 8, 32
+
+
+def pack(product, Wh, backward, packed):
+    """Wh (H, 4H), any strides, into `packed`, bytes of any shape."""
+    H = Wh.shape[0]
+    weights = Wh if backward else np.stack(np.split(Wh, 4, axis=1), axis=2).reshape(H, 4 * H).T  # column 4u + gate
+    column, k, words = _layout(product, packed, weights.shape[1])
+    inside = (column < weights.shape[0]) & (k < weights.shape[1])
+    values = weights[np.where(inside, column, 0), np.where(inside, k, 0)]
+    if product == "Tf32":
+        values = to_tf32(values.astype(np.float32))
+    words[...] = np.where(inside, values.view(words.dtype), 0)
+
+
+def product_of(product, packed, rows, grid, across, down, warps):
+    """rows (N, depth) times the packed weights: (N, columns), as the blocks of a grid compute it."""
+    N, depth = rows.shape
+    column, k, words = _layout(product, packed, depth)
+    A = np.zeros((column.max() + 1, k.max() + 1), np.float32)
+    A[column, k] = _widened(product, words)
+    B = np.zeros((grid[1] * ROWS * down, k.max() + 1), np.float32)
+    B[:N, :depth] = to_tf32(rows) if product == "Tf32" else rows.astype(np.float32)
+    assert A.shape[0] == grid[0] * TILE * across
+    chunk, lane = 64 // words.itemsize, 16 // words.itemsize
+    total = None
+    for warp in range(warps):
+        sums = np.zeros((len(B), len(A)), np.float32)
+        for start in range(warp * chunk, A.shape[1], warps * chunk):
+            for terms in _terms(product, start, chunk, lane):
+                sums += B[:, terms] @ A[:, terms].T
+        total = sums if total is None else total + sums
+    return total[:N]
+
+
+def _terms(product, start, chunk, lane):
+    """What is summed at once: of a chunk, one half of what each lane holds; or term by term."""
+    if product == "Ieee":
+        return np.arange(start, start + chunk)[:, None]
+    of_lanes = np.arange(start, start + chunk).reshape(4, 2, lane // 2)
+    return of_lanes[:, 0].ravel(), of_lanes[:, 1].ravel()
+
+
+def _layout(product, packed, depth):
+    """Column and term of each weight of `packed`, and `packed` as such weights: (tiles, chunks, 64, per 16 bytes)."""
+    item = np.dtype(ITEMS[product])
+    per = 16 // item.itemsize
+    chunks = -(-depth // (4 * per))
+    words = packed.reshape(-1).view(item).reshape(-1, chunks, 2 * LANES, per)
+    tile, chunk, place, value = np.ogrid[tuple(map(slice, words.shape))]
+    if product == "Ieee":
+        column, k = place % 4 * 4 + value, place // 4
+    else:
+        word, within, lane = value // (per // 4), value % (per // 4), place % LANES
+        column = lane // 4 + word % 2 * 8
+        k = lane % 4 * per + place // LANES * (per // 2) + word // 2 * (per // 4) + within
+    return *np.broadcast_arrays(tile * TILE + column, chunk * 4 * per + k), words
+
+
+def _widened(product, words):
+    if product == "Half":
+        return words.view(np.float16).astype(np.float32)
+    if product == "Bfloat":
+        return (words.astype(np.uint32) << 16).view(np.float32)
+    return words.view(np.float32)
+
+
+def to_tf32(v):
+    """float32 to the nearest number with 10 bits of fraction, ties away from zero: cvt.rna.tf32.f32."""
+    rounded = ((v.view(np.uint32) + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isnan(v), v, rounded)
