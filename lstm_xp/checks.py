@@ -208,7 +208,10 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     precision = precision or "ieee"
     if precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
-    return xp, Problem(array_library(xp), dtype_name(x.dtype), device, N, T, D, H, bool(training), precision)
+    dtype = dtype_name(x.dtype)
+    if COMPUTE_DTYPE.get(dtype, dtype) != dtype:
+        precision = "tf32"  # which has all the digits of a half type, and the range of the float32 it is widened to
+    return xp, Problem(array_library(xp), dtype, device, N, T, D, H, bool(training), precision)
 
 
 def sequence_lengths(function, lengths, x, xp):

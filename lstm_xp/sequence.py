@@ -70,7 +70,7 @@ def lstm_forward(
         that does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch).
     precision : {None, 'ieee', 'tf32', 'tf32x3'}
         The least precise product that an engine may use for float32 on CUDA; None means 'ieee'. Engines that have no
-        faster one compute IEEE products.
+        faster one compute IEEE products. float16 and bfloat16 always allow 'tf32', which has all their digits.
     engine : str or engine
         Which engine runs the recurrence. 'auto' takes the first that suits (see `explain`); a named one runs, or
         raises.
@@ -275,7 +275,7 @@ def lstm_backward(
 
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
-    engine = engines.load(cache.engine)
+    engine = engines.load(cache.engine, cache.precision)
     product = engines.product(engine)
     da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
     dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)

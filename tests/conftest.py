@@ -21,7 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import kernels, pointwise
+from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
@@ -110,8 +110,8 @@ def nvrtc(request):
 def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
-    source = kernels.source(pointwise.FILE)
-    return cuda_on_cpu.Kernels(source, pointwise.EXPRESSIONS, tmp_path_factory.mktemp("kernels"))
+    source, names = kernels.source(pointwise.FILE, replay.FILE), (*pointwise.EXPRESSIONS, *plan.expressions())
+    return cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("kernels"))
 
 
 def _absent(config, name, reason):

@@ -111,7 +111,8 @@ static void mma_16(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1, W
     with_all_lanes(d, a, b0, b1, [widen](float sum, unsigned warp, unsigned row, unsigned column) {
         for (unsigned k = 0; k < 16; ++k) {
             unsigned in = k % 8 / 2, up = k % 2 * 16;
-            unsigned a = brought_a[warp][row % 8 * 4 + in][row / 8 + k / 8 * 2], b = brought_b[warp][column * 4 + in][k / 8];
+            unsigned a = brought_a[warp][row % 8 * 4 + in][row / 8 + k / 8 * 2];
+            unsigned b = brought_b[warp][column * 4 + in][k / 8];
             sum += widen(a >> up & 0xffff) * widen(b >> up & 0xffff);
         }
         return sum;
@@ -145,14 +146,15 @@ static unsigned tf32_from_float(float v) {
 AFTER = r"""
 template <typename... Types, std::size_t... Places>
 static bool run(
-    void (*kernel)(Types...), const unsigned* grid, unsigned count, void** given, std::index_sequence<Places...>) {
+    void (*kernel)(Types...), const unsigned* grid, unsigned count, bool meets, void** given,
+    std::index_sequence<Places...>) {
     body = [=] { kernel(*static_cast<Types*>(given[Places])...); };
     blockDim.x = count;
     for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
         for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
             of_block = Meeting();
             for (Meeting& meeting : of_warp) meeting = Meeting();
-            if (MEETS) {
+            if (meets) {
                 if (!run_block(count)) return false;
             } else {
                 for (threadIdx.x = 0; threadIdx.x < count; ++threadIdx.x) body();
@@ -161,8 +163,8 @@ static bool run(
     return true;
 }
 template <typename... Types>
-static bool launch(void (*kernel)(Types...), const unsigned* grid, unsigned count, void** given) {
-    return run(kernel, grid, count, given, std::index_sequence_for<Types...>());
+static bool launch(void (*kernel)(Types...), const unsigned* grid, unsigned count, bool meets, void** given) {
+    return run(kernel, grid, count, meets, given, std::index_sequence_for<Types...>());
 }
 template <typename... Types>
 static int describe(void (*)(Types...), int* sizes) {
@@ -173,8 +175,8 @@ static int describe(void (*)(Types...), int* sizes) {
 """
 
 ENTRY = """
-extern "C" int launch_{k}(const unsigned* grid, unsigned count, void** given) {{
-    return launch(&{name}, grid, count, given);
+extern "C" int launch_{k}(const unsigned* grid, unsigned count, int meets, void** given) {{
+    return launch(&{name}, grid, count, meets, given);
 }}
 extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 """
@@ -186,12 +188,11 @@ class Kernels:
     def __init__(self, source, names, folder):
         entries = "".join(ENTRY.format(k=k, name=name) for k, name in enumerate(names))
         file, library = folder / "kernels.cpp", folder / "kernels.so"
-        meets = f"static const bool MEETS = {str('__syncthreads' in source).lower()};\n"
-        file.write_text(BEFORE + source + meets + AFTER + entries, encoding="utf-8")
+        file.write_text(BEFORE + source + AFTER + entries, encoding="utf-8")
         command = [COMPILER, "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"]
         command += ["-shared", "-fPIC"]
         subprocess.run([*command, str(file), "-o", str(library)], check=True)
-        self.library, self.names = ctypes.CDLL(str(library)), list(names)
+        self.library, self.names = ctypes.PyDLL(str(library)), list(names)  # one launch at a time
 
     def sizes(self, name):
         """Bytes of each parameter."""
@@ -199,9 +200,9 @@ class Kernels:
         count = getattr(self.library, f"describe_{self.names.index(name)}")(found)
         return list(found[:count])
 
-    def launch(self, name, grid, threads, values):
-        """Run a kernel on values that are ctypes objects."""
+    def launch(self, name, grid, threads, values, meets=True):
+        """Run a kernel on values that are ctypes objects. If its threads never meet, it takes less time to say so."""
         given = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
         sides = (ctypes.c_uint * 2)(*grid, *([1] * (2 - len(grid))))
-        met = getattr(self.library, f"launch_{self.names.index(name)}")(sides, threads, given)
+        met = getattr(self.library, f"launch_{self.names.index(name)}")(sides, threads, meets, given)
         assert met, f"{name}: threads of a block wait for others in vain"

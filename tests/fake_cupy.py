@@ -20,7 +20,11 @@ NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float": "float32", "doub
 CUDA_TYPES = {"CUDA_R_32F": 0, "CUDA_R_64F": 1, "CUDA_R_16F": 2, "CUDA_R_16BF": 14}
 BLAS_TYPES = {0: "float32", 1: "float64", 2: "float16", 14: "bfloat16"}
 COMPUTE_TYPES = {"32F": 68, "32F_PEDANTIC": 69, "64F": 70, "32F_FAST_TF32": 77}
-SIZES = {int: ctypes.c_longlong, np.uint32: ctypes.c_uint32, np.int32: ctypes.c_int32}  # what CuPy makes of arguments of a kernel
+SIZES = {
+    int: ctypes.c_longlong,
+    np.uint32: ctypes.c_uint32,
+    np.int32: ctypes.c_int32,
+}  # what CuPy makes of arguments of a kernel
 MEMORY = 1 << 40
 
 
@@ -89,6 +93,7 @@ class Stream:
 
     def end_capture(self):
         graph, self.captured = Graph(self.captured), None
+        FAKE.calls.append(("captured", len(graph.launches)))
         return graph
 
 
@@ -183,8 +188,8 @@ class Fake:
 
     def used(self):
         """Bytes that are alive; guards must not have been written to."""
-        self.extents = {start: extent for start, extent in self.extents.items() if extent[1]() is not None}
-        for _, root in self.extents.values():
+        self.extents = {start: extent for start, extent in list(self.extents.items()) if extent[1]() is not None}
+        for _, root in list(self.extents.values()):
             if (memory := root()) is not None and memory.dtype == np.uint8:
                 assert np.all(memory[:GUARD] == 0xFF), "written before an array"
                 assert np.all(memory[-GUARD:] == 0xFF), "written behind an array"
@@ -209,7 +214,7 @@ class Fake:
         low, high = address + sum(min(0, span) for span in spans), address + sum(max(0, span) for span in spans)
         high += dtype.itemsize
         inside = any(start <= low and high <= stop and root() is not None
-                     for start, (stop, root) in self.extents.items())  # fmt: skip
+                     for start, (stop, root) in list(self.extents.items()))  # fmt: skip
         assert inside, f"{high - low} bytes at {low:#x} are not in any array"
         flat = np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8)
         strides = tuple(stride * dtype.itemsize for stride in strides)
@@ -273,7 +278,7 @@ class Fake:
     def run_compiled(self, expression, grid, block, arguments):
         values = [SIZES[type(value)](value) for value in arguments]
         assert [ctypes.sizeof(value) for value in values] == self.compiled.sizes(expression)
-        self.compiled.launch(expression, grid, block[0], values)
+        self.compiled.launch(expression, grid, block[0], values, "_step" in expression)
 
     # cuBLAS
 

@@ -1,22 +1,25 @@
 """Every kernel of the CUDA engines compiles for every architecture that they claim: without a GPU, CuPy or a driver."""
 
 import re
+from functools import cache
 
 import nvrtc as compiler
 import pytest
 
-from lstm_xp.engines.cuda import kernels, pointwise
+from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
-NAMES = pointwise.EXPRESSIONS
-
+of_steps = pytest.mark.parametrize("architecture", [number for number in ARCHITECTURES if number >= plan.LEAST])
 # As CuPy compiles: it adds the last one.
 OPTIONS = (*kernels.OPTIONS, "-ftz=true")
 
+POINTWISE = kernels.source(pointwise.FILE), pointwise.EXPRESSIONS
+STEP = kernels.source(replay.FILE), plan.expressions()
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048).
 REGISTERS = {"float": 32, "double": 48}
+PASSES = {part.expression: part for key in plan.PRODUCTS for part in plan.passes(*key, 1, 1)}
 SPILL = """
 __global__ void spills(float* v) {
     float all[300];
@@ -27,41 +30,72 @@ __global__ void spills(float* v) {
 """
 
 
-def compiled(nvrtc, target, source=None, names=NAMES):
+@cache
+def compiled(nvrtc, target, source, names):
     architecture = int(target.partition("_")[2])
     if architecture not in compiler.architectures(nvrtc):
         pytest.skip(f"NVRTC {'.'.join(map(str, compiler.version(nvrtc)))} does not compile for {architecture}")
-    source = kernels.source(pointwise.FILE) if source is None else source
     return compiler.compile(nvrtc, source, names, target, OPTIONS)
+
+
+def code_of(nvrtc, architecture, source, names):
+    """PTX of each kernel."""
+    ptx, _, _, lowered = compiled(nvrtc, f"compute_{architecture}", source, names)
+    return {name: re.search(rf"\.entry {mangled}\(.*?\n}}\n", ptx, re.DOTALL)[0] for name, mangled in lowered.items()}
 
 
 @architectures
 def test_nothing_is_spilled(nvrtc, architecture):
-    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}")
-    assert set(resources) == set(NAMES)
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *POINTWISE)
+    assert set(resources) == set(pointwise.EXPRESSIONS)
     for name, used in resources.items():
         assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
         assert 8 < used.registers <= REGISTERS["double" if "double" in name else "float"], f"{name}: {used}"
     assert "warning" not in log
 
 
+@of_steps
+def test_steps_use_what_is_planned(nvrtc, architecture):
+    """No spills, the planned shared memory, and registers for two blocks on a processor."""
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *STEP)
+    assert set(resources) == set(plan.expressions())
+    for name, used in resources.items():
+        assert used.spilled == used.stack == 0, f"{name}: {used}"
+        assert used.shared == (PASSES[name].shared_bytes if name in PASSES else 0), f"{name}: {used}"
+        assert used.shared <= 48 * 1024
+        threads = PASSES[name].block if name in PASSES else 512
+        assert 8 < used.registers <= min(255, 65536 // (2 * threads)), f"{name}: {used}"
+    assert "warning" not in log
+
+
+@of_steps
+def test_steps_read_sixteen_bytes_at_once_and_multiply_on_tensor_cores(nvrtc, architecture):
+    for name, code in code_of(nvrtc, architecture, *STEP).items():
+        assert ".f64" not in code, name
+        if name in PASSES:
+            assert len(re.findall(r"ld\.global(\.nc)?\.v4", code)) >= 2, name
+            shape = {"Half": "m16n8k16.row.col.f32.f16", "Bfloat": "m16n8k16.row.col.f32.bf16", "Tf32": "m16n8k8"}
+            wanted = shape.get(PASSES[name].product)
+            found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
+            assert len(found) == (wanted is not None), name
+            assert wanted is None or found.pop().startswith(wanted), name
+
+
 @architectures
 def test_float32_is_computed_in_float32(nvrtc, architecture):
     """No constant or function of a float kernel is a double one: on most GPUs they take 32 to 64 times as long."""
-    ptx, _, _, lowered = compiled(nvrtc, f"compute_{architecture}")
-    for name, mangled in lowered.items():
-        code = re.search(rf"\.entry {mangled}\(.*?\n}}\n", ptx, re.DOTALL)[0]
+    for name, code in code_of(nvrtc, architecture, *POINTWISE).items():
         assert (".f64" in code) == ("double" in name), name
 
 
 def test_a_spill_would_be_seen(nvrtc):
-    _, resources, _, _ = compiled(nvrtc, "sm_80", SPILL, ["spills"])
+    _, resources, _, _ = compiled(nvrtc, "sm_80", SPILL, ("spills",))
     assert resources["spills"].stack >= 1200
 
 
 def test_an_error_would_be_seen(nvrtc):
     with pytest.raises(AssertionError, match=r"sm_80: .*undefined"):
-        compiled(nvrtc, "sm_80", SPILL.replace("v[k];", "w[k];", 1), ["spills"])
+        compiled(nvrtc, "sm_80", SPILL.replace("v[k];", "w[k];", 1), ("spills",))
 
 
 def test_nearly_all_architectures_are_compiled_for(nvrtc):

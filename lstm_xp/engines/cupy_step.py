@@ -13,7 +13,7 @@ from functools import cache
 from . import cupy_fused
 from .cuda import replay
 from .cuda.memory import running, working_on
-from .cuda.plan import LEAST, PRODUCTS, plan
+from .cuda.plan import LEAST, PRODUCTS, TYPES, plan
 
 name = "cupy_step"
 
@@ -24,8 +24,8 @@ MOST_ROWS = 8 * 65535
 def refuses(problem):
     if problem.array_library != "cupy":
         return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if (problem.dtype, "ieee") not in PRODUCTS:
-        return f"it computes {', '.join(sorted({dtype for dtype, _ in PRODUCTS}))}, not {problem.dtype}"
+    if problem.dtype not in TYPES:
+        return f"it computes {', '.join(TYPES)}, not {problem.dtype}"
     found = int(problem.device.compute_capability)
     if found < LEAST:
         return f"it needs compute capability {LEAST / 10}, this device has {found / 10}"
@@ -71,6 +71,8 @@ class Engine:
 
         T, N, H = c.shape
         steps = self._plan(Wh.dtype.name, N, H, c.device).backward
+        if dh is not None:
+            steps = steps._replace(states=TYPES[dh.dtype.name])  # float32, where gradients of h_n were added to it
         needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + steps.packed_bytes
         with working_on(c.device, f"{name}: da and packed weights", needed), replay.leased(steps) as runner:
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))

@@ -7,9 +7,9 @@ FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
 
 
-def source(file):
-    """The text of a `.cu` file, after what all of them share."""
-    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("cell.cuh", file))
+def source(*files):
+    """The text of `.cu` files, after what all of them share."""
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("cell.cuh", *files))
 
 
 @cache

@@ -14,6 +14,9 @@ PACKED_BYTES = 1024  # of 16 columns of weights, in one chunk of the depth
 LEAST = 80
 
 
+KERNELS = "forward_step", "backward_step"
+
+
 class Tile(NamedTuple):
     """Of a block: 16 * across columns, 8 * down rows, and the warps that share its depth."""
 
@@ -24,13 +27,14 @@ class Tile(NamedTuple):
 
 TILES = (Tile(1, 1, 8), Tile(2, 1, 8), Tile(2, 2, 8), Tile(2, 4, 8), Tile(4, 4, 4))
 
-# dtype, precision -> the type of states, the product of the forward pass, and that of the backward pass. There da is
-# float32: TF32 has its range, and the digits of float16, so that half types lose nothing that they could return.
+# dtype -> the type that is stored.
+TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
+# dtype, precision -> the forward pass, and that of the backward pass. There da is float32: TF32 has its range, and the digits of float16, so that half types lose nothing that they could return.
 PRODUCTS = {
-    ("float16", "ieee"): ("float16", "Half", "Tf32"),
-    ("bfloat16", "ieee"): ("bfloat16", "Bfloat", "Tf32"),
-    ("float32", "ieee"): ("float", "Ieee", "Ieee"),
-    ("float32", "tf32"): ("float", "Tf32", "Tf32"),
+    ("float16", "ieee"): ("Half", "Tf32"),
+    ("bfloat16", "ieee"): ("Bfloat", "Tf32"),
+    ("float32", "ieee"): ("Ieee", "Ieee"),
+    ("float32", "tf32"): ("Tf32", "Tf32"),
 }
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
 
@@ -45,6 +49,7 @@ class Pass(NamedTuple):
     """One direction: which kernel, on which grid."""
 
     kernel: str
+    weights: str  # types as they are stored
     states: str
     product: str
     tile: Tile
@@ -97,7 +102,7 @@ class Pass(NamedTuple):
     @property
     def packing(self):
         """The C++ name of the kernel that packs the weights."""
-        return f"pack<{self.states}, {self.product}, {str(self.backward).lower()}>"
+        return f"pack<{self.weights}, {self.product}, {str(self.backward).lower()}>"
 
     def seconds(self, processors):
         """An estimate of one step: what the busiest processor reads."""
@@ -128,20 +133,26 @@ def plan(dtype, precision, N, H, processors):
     processors : int
         Multiprocessors of the device.
     """
-    states, *products = PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
     found = []
-    for kernel, product in zip(("forward_step", "backward_step"), products, strict=True):
-        passes = [Pass(kernel, states, product, tile, N, H) for tile in TILES]
+    for kernel in KERNELS:
+        candidates = [part for part in passes(dtype, precision, N, H) if part.kernel == kernel]
         # Of equals the largest, which reads least.
-        found.append(min(reversed(passes), key=lambda part: part.seconds(processors)))
+        found.append(min(reversed(candidates), key=lambda part: part.seconds(processors)))
     return Plan(*found, max(part.seconds(processors) for part in found) < TWO_LAUNCHES)
+
+
+def passes(dtype, precision, N, H):
+    """Both directions with every tile."""
+    products = PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
+    stored = TYPES[dtype]
+    return [
+        Pass(kernel, stored, stored, product, tile, N, H)
+        for kernel, product in zip(KERNELS, products, strict=True)
+        for tile in TILES
+    ]
 
 
 def expressions():
     """Every kernel that a plan can ask for, by its C++ name."""
-    found = ["fill"]
-    for states, *products in PRODUCTS.values():
-        for kernel, product in zip(("forward_step", "backward_step"), products, strict=True):
-            passes = [Pass(kernel, states, product, tile, 1, 1) for tile in TILES]
-            found += [passes[0].packing, *(part.expression for part in passes)]
-    return tuple(dict.fromkeys(found))
+    every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1)]
+    return tuple(dict.fromkeys(["fill", *(part.packing for part in every), *(part.expression for part in every)]))

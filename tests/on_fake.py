@@ -1,0 +1,52 @@
+"""What the tests of the CUDA engines share: arrays on the fake device, a fake machine, what is compared."""
+
+import fake_cupy
+import numpy as np
+import pytest
+from test_engines import BACKWARD
+
+from lstm_xp.checks import COMPUTE_DTYPE
+from lstm_xp.engines import cupy_fused, cupy_step
+from lstm_xp.engines.cuda import kernels, replay
+from lstm_xp.libraries import Library
+from lstm_xp.testing import limit, relative_error
+
+
+class OnFake(Library):
+    """NumPy's arrays, marked as those of the fake device."""
+
+    def asarray(self, array, dtype=None):
+        if dtype == "bfloat16":
+            pytest.importorskip("ml_dtypes")
+        return np.array(array).astype(fake_cupy.dtype_of(dtype or "float64")).view(fake_cupy.Array)
+
+
+LIB = OnFake("fake", np, None)
+
+
+def machine_of(monkeypatch, compiled=None, **options):
+    """A fake machine, where CuPy would be."""
+    machine = fake_cupy.Fake(compiled, **options)
+    machine.install(monkeypatch)
+    forget()
+    return machine
+
+
+def forget():
+    """What is kept of a fake CuPy is kept for no other."""
+    for kept in (kernels._module, kernels.function, cupy_fused.obstacle, cupy_step._count):
+        kept.cache_clear()
+    replay.forget()
+
+
+def plain(results):
+    return {name: None if v is None else np.array(np.asarray(v)) for name, v in results.items()}
+
+
+def agree(results, expected, dtype, steps):
+    """Values within the limits of the caller's dtype; h has that dtype, and all else the one that is computed with."""
+    for name, result in results.items():
+        kind = "gradient" if name in BACKWARD else "forward"
+        assert result.shape == expected[name].shape, name
+        assert relative_error(result, expected[name]) <= limit(dtype, kind, steps), name
+        assert result.dtype.name == (dtype if name == "h" else COMPUTE_DTYPE[dtype]), name
