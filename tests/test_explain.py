@@ -4,11 +4,12 @@ import types
 
 import numpy as np
 import pytest
-from problems import ORDERS, engine_names, forward, given, random_problem, refusal
+from problems import ORDERS, backward, engine_names, forward, given, random_problem, refusal
 
 import lstm_xp
 from lstm_xp import EngineError, engines, explain
 from lstm_xp.engines import array_api
+from lstm_xp.libraries import open_library
 
 NAMES = ("x", "h0", "Wx", "Wh", "b")
 
@@ -120,3 +121,25 @@ def test_precision_is_remembered():
     values = random_problem()
     assert forward(values)[1].precision == "ieee"
     assert forward(values, precision="tf32")[1].precision == "tf32"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision", "expected"),
+    [("float64", None, "ieee"), ("float32", "tf32", "tf32"), ("float16", None, "tf32"), ("float16", "ieee", "tf32")],
+)
+def test_both_passes_use_the_engine_of_that_precision(monkeypatch, dtype, precision, expected):
+    """TF32 has all the digits of a half type: there it is always allowed."""
+    used = []
+
+    def at(precision):
+        used.append(precision)
+        return array_api
+
+    parts = {name: getattr(array_api, name) for name in ("name", "refuses", "declines", "forward", "backward")}
+    loaded = types.SimpleNamespace(**parts, at=at)
+    monkeypatch.setattr(engines, "_module", lambda name: loaded)
+    values = given(open_library("numpy"), random_problem(), dtype)
+    _, cache = forward(values, engine="array_api", precision=precision)
+    backward(values, cache)
+    assert used == ([expected] * 2 if expected != "ieee" else [])
+    assert cache.precision == expected

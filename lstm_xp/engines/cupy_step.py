@@ -13,7 +13,7 @@ from functools import cache
 from . import cupy_fused
 from .cuda import replay
 from .cuda.memory import running, working_on
-from .cuda.plan import LEAST, PRODUCTS, TYPES, plan
+from .cuda.plan import LEAST, TYPES, plan
 
 name = "cupy_step"
 

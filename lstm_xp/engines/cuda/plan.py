@@ -13,7 +13,6 @@ PACKED_BYTES = 1024  # of 16 columns of weights, in one chunk of the depth
 # The least compute capability, times ten: mma.sync of bfloat16 and TF32, and all shapes that are used.
 LEAST = 80
 
-
 KERNELS = "forward_step", "backward_step"
 
 
@@ -29,7 +28,8 @@ TILES = (Tile(1, 1, 8), Tile(2, 1, 8), Tile(2, 2, 8), Tile(2, 4, 8), Tile(4, 4, 
 
 # dtype -> the type that is stored.
 TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
-# dtype, precision -> the forward pass, and that of the backward pass. There da is float32: TF32 has its range, and the digits of float16, so that half types lose nothing that they could return.
+# dtype, precision -> the products of the forward and the backward pass. Backward, da is float32: TF32 has its range,
+# and the digits of float16, so that half types lose nothing that they could return.
 PRODUCTS = {
     ("float16", "ieee"): ("Half", "Tf32"),
     ("bfloat16", "ieee"): ("Bfloat", "Tf32"),

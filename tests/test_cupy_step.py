@@ -1,0 +1,270 @@
+"""The engine cupy_step: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
+
+import threading
+
+import fake_cupy
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from on_fake import LIB, agree, forget, machine_of, plain
+from problems import same_bits
+from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
+
+from lstm_xp import EngineError, engines
+from lstm_xp.checks import Problem
+from lstm_xp.engines import cupy_step
+from lstm_xp.engines.cuda import plan as plans
+from lstm_xp.engines.cuda import replay
+from lstm_xp.engines.cuda.plan import PRODUCTS, TILES, plan
+from lstm_xp.testing import limit, relative_error
+
+numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
+
+
+@pytest.fixture
+def machine(monkeypatch, kernels_on_cpu):
+    yield machine_of(monkeypatch, kernels_on_cpu)
+    forget()
+
+
+def calls(machine, *names):
+    return [call for call in machine.calls if call[0] in names]
+
+
+# Tiles
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@numbers
+def test_every_tile(monkeypatch, kernels_on_cpu, dtype, precision, tile):
+    """As C++ and in NumPy, over several blocks, the last ones partly empty: the same order of sums and roundings."""
+    monkeypatch.setattr(plans, "TILES", (tile,))
+    plan.cache_clear()
+    values, engine, found = engine_problem(3, 35, 70), cupy_step.at(precision), {}
+    arrays = arrays_of(LIB, values, dtype)
+    try:
+        for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
+            machine = machine_of(monkeypatch, compiled)
+            found[name] = plain(run_engine(engine, arrays))
+            machine.used()
+    finally:
+        plan.cache_clear()
+        forget()
+    used = plan_of(machine, "forward_step")
+    assert used.endswith(", ".join(map(str, tile)))
+    expected = run_engine("array_api", rounded_as(values, dtype))
+    if precision == "ieee":
+        agree(found["C++"], expected, dtype, 3)
+    for name, result in found["C++"].items():
+        kind = "gradient" if name in BACKWARD else "forward"
+        rounding = "float16" if precision == "tf32" else dtype
+        assert relative_error(result, expected[name]) <= limit(rounding, kind, 3), name
+        # Where something is rounded on the way, to a half type or to TF32, a few roundings fall on the other side.
+        most = {("float32", "ieee"): 1e-6, ("float32", "tf32"): 2e-4}.get((dtype, precision), limit(dtype, kind, 3) / 4)
+        assert relative_error(result.astype(np.float64), found["NumPy"][name].astype(np.float64)) <= most, name
+
+
+def plan_of(machine, kernel):
+    return next(call[1] for call in machine.calls if call[0] == kernel)
+
+
+def test_rows_have_the_same_bits_in_any_company(machine):
+    arrays = arrays_of(LIB, engine_problem(1, 20, 40), "float32")
+    whole = plain(run_engine(cupy_step, arrays))
+    rows = slice(3, 11)
+    part = {name: v[:, rows] if v.ndim == 3 else v if name == "Wh" else v[rows] for name, v in arrays.items()}
+    alone = plain(run_engine(cupy_step, {name: v.copy() for name, v in part.items()}))
+    for name in ("h", "c", "gates", "da"):
+        assert same_bits(alone[name], np.ascontiguousarray(whole[name][:, rows])), name
+
+
+# Launches
+
+
+@pytest.mark.parametrize(
+    ("T", "forward", "backward"), [(1, 0, 0), (7, 0, 1), (8, 1, 1), (31, 1, 1), (32, 1, 2), (33, 2, 2), (70, 3, 3)]
+)
+def test_steps_are_replayed_in_chunks(machine, T, forward, backward):
+    """A graph has 32 launches whatever T is; few steps are launched one by one. Backward has one launch more."""
+    arrays = arrays_of(LIB, engine_problem(T, 2, 3), "float32")
+    cupy_step.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=False)
+    assert calls(machine, "graph", "captured") == [("captured", 32)] * (forward > 0) + [("graph", 32)] * forward
+    machine.calls.clear()
+    results = run_engine(cupy_step, arrays)
+    assert len(calls(machine, "graph")) == forward + backward
+    # Captured once for each direction and no more, the forward graph already before.
+    assert len(calls(machine, "captured")) == (backward > 0)
+    assert len(calls(machine, "fill")) == max(1, forward) + max(1, backward)
+    expected = run_engine("array_api", rounded_as(engine_problem(T, 2, 3), "float32"))
+    agree(results, expected, "float32", T)
+
+
+def test_another_number_of_steps_needs_no_other_graph(machine):
+    for T in (40, 9, 100, 33):
+        arrays = arrays_of(LIB, engine_problem(T, 2, 3, T), "float32")
+        agree(run_engine(cupy_step, arrays), run_engine("array_api", rounded_as(engine_problem(T, 2, 3, T), "float32")),
+              "float32", T)  # fmt: skip
+    assert len(calls(machine, "captured")) == 2
+
+
+def test_two_forwards_before_one_backward(machine):
+    """The second one's replays write into nothing of the first."""
+    one, two = (arrays_of(LIB, engine_problem(40, 3, 5, seed), "float32") for seed in (1, 2))
+    expected = [plain(run_engine(cupy_step, arrays)) for arrays in (one, two)]
+    kept = [cupy_step.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
+    for arrays, (_, _, c, gates), right in zip((one, two), kept, expected, strict=True):
+        found = cupy_step.backward(arrays["dh"], arrays["dh_n"], arrays["dc_n"], gates, c, arrays["c0"], arrays["Wh"])
+        for name, value in zip(BACKWARD, found, strict=True):
+            assert same_bits(np.array(np.asarray(value)), right[name]), name
+
+
+def test_an_initial_state_at_an_odd_address(machine):
+    """Rows of 16 bytes are read at once; a view may begin anywhere."""
+    arrays = arrays_of(LIB, engine_problem(2, 3, 8), "float32")
+    expected = plain(run_engine(cupy_step, arrays))
+    memory = np.zeros(3 * 8 + 4, np.float32).view(type(arrays["h0"]))
+    start = 1 if memory.ctypes.data % 16 == 0 else 0
+    shifted = memory[start : start + 24].reshape(3, 8)
+    shifted[...] = arrays["h0"]
+    assert shifted.ctypes.data % 16
+    found = plain(run_engine(cupy_step, arrays | {"h0": shifted}))
+    assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+# What is kept
+
+
+def test_what_is_kept_is_bounded(machine):
+    steps = plan("float32", "ieee", 3, 5, 132).forward
+    for N in range(1, 2 * replay.KEPT):
+        with replay.leased(steps._replace(N=N)):
+            pass
+    assert len(replay._idle) == replay.KEPT
+    held = machine.used()
+    with replay.leased(steps._replace(N=100)):
+        pass
+    assert machine.used() == held
+
+
+def test_a_runner_is_leased_to_one_at_a_time(machine):
+    steps = plan("float32", "ieee", 3, 5, 132).forward
+    with replay.leased(steps) as first, replay.leased(steps) as second:
+        assert first is not second
+    with replay.leased(steps) as third:
+        assert third in (first, second)
+    with fake_cupy.Stream(non_blocking=True), replay.leased(steps) as elsewhere:
+        assert elsewhere not in (first, second)
+    found = []
+
+    def work():
+        with replay.leased(steps) as runner:
+            found.append(runner)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found[0] not in (first, second, elsewhere)
+    with replay.leased(steps._replace(N=4)) as other:
+        assert other not in (first, second)
+
+
+def test_after_an_error_a_runner_is_forgotten(machine):
+    steps = plan("float32", "ieee", 3, 5, 132).forward
+    with pytest.raises(ZeroDivisionError), replay.leased(steps):
+        raise ZeroDivisionError
+    assert not replay._idle
+
+
+# Plans
+
+sizes = st.integers(1, 5000)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(list(PRODUCTS)), sizes, sizes, st.integers(1, 200))
+def test_plans(key, N, H, processors):
+    cut = plan(*key, N, H, processors)
+    assert plan(*key, N, H, processors) == cut
+    for part, columns, depth in ((cut.forward, 4 * H, H), (cut.backward, H, 4 * H)):
+        assert (part.columns, part.depth, part.N, part.H) == (columns, depth, N, H)
+        assert part.expression in plans.expressions()
+        assert part.packing in plans.expressions()
+        across, down = part.grid
+        wide, high = 16 * part.tile.across, 8 * part.tile.down
+        assert (across - 1) * wide < columns <= across * wide
+        assert (down - 1) * high < N <= down * high
+        item = 2 if part.product in ("Half", "Bfloat") else 4
+        per_chunk = 64 // item
+        assert (part.chunks - 1) * per_chunk < depth <= part.chunks * per_chunk
+        assert part.packed_bytes == across * wide * part.chunks * 64
+        assert part.shared_bytes <= 48 * 1024
+        assert part.block <= 1024
+        # No other tile would take less time, as far as is estimated.
+        assert all(part.seconds(processors) <= part._replace(tile=tile).seconds(processors) for tile in TILES)
+    assert cut.is_quicker == (max(part.seconds(processors) for part in cut[:2]) < plans.TWO_LAUNCHES)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(list(PRODUCTS)), sizes, sizes, st.integers(1, 199))
+def test_more_processors_take_no_more_time(key, N, H, processors):
+    few, many = (plan(*key, N, H, count).forward.seconds(count) for count in (processors, processors + 1))
+    assert many <= few
+
+
+def test_small_problems_spread_and_large_ones_read_less():
+    small, large = (plan("bfloat16", "ieee", N, H, 132).forward for N, H in ((1, 64), (256, 2048)))
+    assert small.tile == TILES[0]
+    assert large.tile == TILES[-1]
+    assert plan("float32", "tf32", 64, 512, 132).is_quicker
+    assert not plan("float32", "ieee", 4096, 4096, 132).is_quicker
+
+
+# Choice
+
+
+def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes):
+    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
+    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, precision)
+
+
+def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
+    """Until it has been proved on a GPU."""
+    assert engines.choose("auto", problem(machine)).name == "array_api"
+    assert engines.choose("cupy_step", problem(machine)).name == "cupy_step"
+    assert "proved" in cupy_step.declines(problem(machine))
+    assert "cuBLAS" in cupy_step.declines(problem(machine, N=4096, H=4096))
+    lines = engines.explain(problem(machine)).splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["array_api", "cupy_step", "cupy_fused"]
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
+def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
+    engine = engines.load("cupy_step", precision)
+    assert engine.name == "cupy_step"
+    assert getattr(engine, "precision", "ieee") == ("tf32" if precision == "tf32" else "ieee")
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "reason"),
+    [
+        ("90", {"library": "numpy"}, "it needs CuPy arrays, these are numpy's"),
+        ("90", {"dtype": "float64"}, "it computes float16, bfloat16, float32, not float64"),
+        ("75", {}, "it needs compute capability 8.0, this device has 7.5"),
+        ("90", {"N": 600_000}, "N must be at most 524280; it is 600000"),
+        ("120", {"N": 2**19, "H": 2**11}, "N must be at most"),
+        ("120", {"N": 2**18, "H": 2**12}, "4 N H and N T must be below 2^31"),
+    ],
+)
+def test_what_it_refuses(monkeypatch, capability, options, reason):
+    machine = machine_of(monkeypatch, capability=capability)
+    assert reason in cupy_step.refuses(problem(machine, **options))
+    with pytest.raises(EngineError, match="cupy_step"):
+        engines.choose("cupy_step", problem(machine, **options))
+
+
+@pytest.mark.parametrize("capability", ["80", "86", "89", "90", "100", "120"])
+def test_what_it_does_not_refuse(monkeypatch, capability):
+    machine = machine_of(monkeypatch, capability=capability)
+    for dtype, precision in PRODUCTS:
+        assert cupy_step.refuses(problem(machine, dtype, precision=precision)) == ""
