@@ -42,9 +42,9 @@ fi
 rm -f "$folder/gpu-device.log"
 
 # Of the suite, what computes on the GPU: tests that run over array libraries have theirs in their name. Those of
-# test_cupy_fused run on an emulated device, here as anywhere.
-part suite 130 "$python" -m pytest -q -p no:cacheprovider --require=cupy --require=cupy_fused \
-    -k '(cupy or torch-cuda) and not test_cupy_fused'
+# test_cupy_*.py run on an emulated device, here as anywhere.
+part suite 130 "$python" -m pytest -q -p no:cacheprovider --require=cupy --require=cupy_fused --require=cupy_step \
+    -k '(cupy or torch-cuda) and not test_cupy_'
 part check 50 "$python" -m lstm_xp check --device cuda
 
 rm -f "$folder/gpu.json"
