@@ -133,9 +133,9 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     if rows == 0 or total == 0:
         return
 
-    bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts * part
-    entered = bias + total
-    made = entered + some * rows * D
+    bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts // wide * wide * part
+    made = bias + total
+    entered = made + some * rows * total
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
     for t0 in range(0, T, some):
         steps = min(some, T - t0)
@@ -247,13 +247,14 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
 
 
 def forward_space(T, N, D, H, across, parts, itemsize):
-    """How many steps to take at a time, and the size of `space`: the packed weights; then for each part its bias, so
-    many steps of its rows of x, and the pre-activations made of them."""
+    """How many steps to take at a time, and the size of `space`: the packed weights; then for each part its bias, the
+    pre-activations of so many steps of its rows, and x there. All but x begins at whole vectors."""
     vectors = -(-H * itemsize // BYTES)
     rows, units = (N, -(-vectors // parts)) if across else (-(-N // parts), vectors)
     total, width = units * GATES * (BYTES // itemsize), vectors * GATES * (BYTES // itemsize)
     some = max(1, min(T, ROOM // (rows * total)))
-    return some, width * (D + H) + parts * (total + some * rows * (D + total))
+    wide = BYTES // itemsize
+    return some, width * (D + H) + parts * whole.py_func(total + some * rows * (total + D), wide) * wide
 
 
 def backward_space(H, itemsize):

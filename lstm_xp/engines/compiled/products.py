@@ -12,7 +12,7 @@ step of k, further.
 from numba import njit
 
 from .meeting import begin
-from .vectors import BYTES, TILES, data, lanes, load, store, tile, transpose
+from .vectors import BYTES, TILES, data, lanes, load, short_of_line, store, tile, transpose
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
 many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
@@ -150,15 +150,32 @@ def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, 
 
 @inlined
 def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
-    """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory."""
+    """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory.
+
+    Rows and ranges are whole vectors. Where they do not begin at a line of the cache, vectors begin behind it, and what
+    is left over on both sides comes last.
+    """
+    left = short_of_line(B)
+    right = lanes(A) - left if left else 0
     for k in range(0, K, STREAMS):
         depth = min(STREAMS, K - k)
         before, row = (base, z_row) if k == 0 else (out, columns)
-        for j in range(first, last, FEW_VECTORS * lanes(A)):
-            width, b = min(FEW_VECTORS * lanes(A), last - j), k * columns + j
+        for j in range(first + left, last - right, FEW_VECTORS * lanes(A)):
+            width, b = min(FEW_VECTORS * lanes(A), last - right - j), k * columns + j
             for n in range(0, N, FEW_ROWS):
                 few(A, n * K + k, K, 1, B, b, columns, depth, b, 0, before, n * row + j, row,
                     out, n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
+        for n in range(N if left else 0):
+            a, b = n * K + k, k * columns + first
+            head, tail = A[a] * load(B, b, left), A[a] * load(B, b + last - right - first, right)
+            for step in range(1, depth):
+                b += columns
+                head = head + A[a + step] * load(B, b, left)
+                tail = tail + A[a + step] * load(B, b + last - right - first, right)
+            z, y = n * row + first, n * columns + first
+            store(out, y, load(before, z, left) + head, left)
+            z, y = n * row + last - right, n * columns + last - right
+            store(out, y, load(before, z, right) + tail, right)
 
 
 def product_space(M, K, N, parts, itemsize):
@@ -171,7 +188,7 @@ def product_space(M, K, N, parts, itemsize):
     panels = -(-N // (MANY_VECTORS * wide))
     columns, rows = -(-panels // across) * MANY_VECTORS * wide, -(-min(HEIGHT, M) // MANY_ROWS)
     depth = min(DEPTH, K)
-    return across, parts * (depth * columns + rows * (MANY_ROWS * depth + PAD))
+    return across, parts * whole.py_func(depth * columns + rows * (MANY_ROWS * depth + PAD), wide) * wide
 
 
 def product(A, B, bias, out, space, across, meeting, part, parts):
@@ -185,7 +202,7 @@ def product(A, B, bias, out, space, across, meeting, part, parts):
     first, last = share(N, MANY_VECTORS * wide, part % across, across)
     top, bottom = share(M, 1, part // across, parts // across)
     left, right, base, y, packed = data(A), data(B), data(bias), data(out), data(space)
-    columns = space.size // parts * part
+    columns = space.size // parts // wide * wide * part
     rows = columns + min(DEPTH, K) * whole(last - first, wide) * wide
     for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)
@@ -207,7 +224,7 @@ def gradient_space(D, H, parts, itemsize):
     panel = MANY_VECTORS * (BYTES // itemsize)
     panels = -(-4 * H // panel)
     columns, rows = -(-panels // parts) * panel, -(-min(HEIGHT, max(D, H)) // MANY_ROWS)
-    return parts * (DEPTH * columns + rows * (MANY_ROWS * DEPTH + PAD))
+    return parts * whole.py_func(DEPTH * columns + rows * (MANY_ROWS * DEPTH + PAD), panel) * panel
 
 
 def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
@@ -221,7 +238,7 @@ def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
     x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     first, last = share(total, MANY_VECTORS * wide, part, parts)
     right, y, packed = data(da), data(dW), data(space)
-    columns = space.size // parts * part
+    columns = space.size // parts // wide * wide * part
     left = columns + min(DEPTH, K) * whole(last - first, wide) * wide
     for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)

@@ -87,6 +87,20 @@ def lanes(typing, pointer):
 
 
 @intrinsic
+def short_of_line(typing, pointer):
+    """How many numbers come before the first that begins a register's worth of memory.
+
+    Registers that are read from there on do not lie across two lines of the cache, which would take twice as long.
+    """
+
+    def generate(context, builder, signature, arguments):
+        before = builder.and_(builder.neg(builder.ptrtoint(arguments[0], INT)), INT(BYTES - 1))
+        return builder.udiv(before, INT(pointer.dtype.bitwidth // 8))
+
+    return types.intp(pointer), generate
+
+
+@intrinsic
 def hold(typing, array):
     """Nothing, but until here the array is there."""
     return types.void(array), lambda context, *_: context.get_dummy_value()
