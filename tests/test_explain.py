@@ -135,7 +135,9 @@ def test_both_passes_use_the_engine_of_that_precision(monkeypatch, dtype, precis
         used.append(precision)
         return array_api
 
-    parts = {name: getattr(array_api, name) for name in ("name", "refuses", "declines", "forward", "backward", "product")}
+    parts = {
+        name: getattr(array_api, name) for name in ("name", "refuses", "declines", "forward", "backward", "product")
+    }
     loaded = types.SimpleNamespace(**parts, at=at)
     monkeypatch.setattr(engines, "_module", lambda name: loaded)
     values = given(open_library("numpy"), random_problem(), dtype)

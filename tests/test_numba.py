@@ -245,6 +245,34 @@ def test_a_step_is_that_of_the_reference(library, dtype, sizes):
     assert not any(np.shares_memory(result, v) for result in results for v in arguments)
 
 
+@pytest.mark.parametrize("sizes", [(1, 19, 4), (3, 32, 16), (1, 5, 44), (2, 17, 256)], ids=str)
+@dtypes
+def test_where_weights_begin_changes_no_bit_of_a_step(dtype, sizes):
+    """Vectors are read from a line of the cache on, wherever in it an array begins; what is left over comes last."""
+    N, D, H = sizes
+    rng = np.random.default_rng(0)
+    shapes = ((N, D), (N, H), (N, H), (D, 4 * H), (H, 4 * H), (4 * H,))
+    arguments = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+    arguments[3:5] = [(v / len(v) ** 0.5).astype(dtype) for v in arguments[3:5]]
+    expected = engines.load("array_api").step(*(v.astype("float64") for v in arguments))
+    first = None
+    for place in range(64 // np.dtype(dtype).itemsize):
+        moved = [v if v.shape[0] == N else at_place(v, place) for v in arguments]
+        results = numpy_numba.step(*moved)
+        first = first or results
+        for result, same, value in zip(results, first, expected, strict=True):
+            assert same_bits(result, same)
+            assert_close(result, value, like=arguments[0])
+
+
+def at_place(v, place):
+    """The same values, so many numbers behind a line of the cache."""
+    raw = np.full(v.size + 32, np.nan, v.dtype)
+    start = -raw.ctypes.data % 64 // v.itemsize + place
+    raw[start : start + v.size] = v.ravel()
+    return raw[start : start + v.size].reshape(v.shape)
+
+
 @dtypes
 def test_steps_are_the_sequence(library, dtype):
     lib = library("numpy")
