@@ -8,6 +8,7 @@ import sys
 import types
 from decimal import Decimal, localcontext
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -390,6 +391,20 @@ def kept(monkeypatch, tmp_path):
 def test_what_is_compiled_is_kept(kept):
     compile, _ = kept
     assert (compile(), compile()) == (0, 1)
+
+
+def test_what_is_kept_is_of_the_sources_as_they_are(tmp_path):
+    """numba looks at the file of a kernel, and not at those that it calls into."""
+    from lstm_xp.engines import compiled
+
+    for name in ("kernels.py", "products.py"):
+        (tmp_path / name).write_text("a = 1")
+    before = compiled.digest(tmp_path)
+    assert compiled.digest(tmp_path) == before
+    (tmp_path / "products.py").write_text("a = 2")
+    assert compiled.digest(tmp_path) != before
+    kernel = numpy_numba._code(np.dtype("float32")).step
+    assert kernel.py_func.__qualname__.endswith(compiled.digest(Path(compiled.__file__).parent))
 
 
 def test_a_disk_that_is_full_costs_the_cache_only(kept, monkeypatch):

@@ -166,12 +166,10 @@ def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
                 few(A, n * K + k, K, 1, B, b, columns, depth, b, 0, before, n * row + j, row,
                     out, n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
         for n in range(N if left else 0):
-            a, b = n * K + k, k * columns + first
-            head, tail = A[a] * load(B, b, left), A[a] * load(B, b + last - right - first, right)
-            for step in range(1, depth):
-                b += columns
-                head = head + A[a + step] * load(B, b, left)
-                tail = tail + A[a + step] * load(B, b + last - right - first, right)
+            head = tail = load(B, 0, 0)  # zeros: sums begin there, as in a tile
+            for step in range(k, k + depth):
+                head = head + A[n * K + step] * load(B, step * columns + first, left)
+                tail = tail + A[n * K + step] * load(B, step * columns + last - right, right)
             z, y = n * row + first, n * columns + first
             store(out, y, load(before, z, left) + head, left)
             z, y = n * row + last - right, n * columns + last - right

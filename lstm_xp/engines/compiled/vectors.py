@@ -3,9 +3,6 @@
 numba compiles loops well, but cannot be relied on to vectorise them, nor to keep a block of accumulators in registers.
 Here both are said outright, in LLVM's terms: a `Vector` is one register, the operators work on all its lanes, and a
 tile of a product takes one multiplication per register and step of k, which is all that a processor can do.
-
-numba's cache on disk looks at the file of the function that it compiles, not at this one: who changes this file
-touches `products.py` and `kernels.py`.
 """
 
 import operator
