@@ -10,7 +10,7 @@ def compiled(signature, **options):
     """Compile for a signature; kept on disk where that can be done: numba raises whatever a bad disk gives it."""
 
     def decorate(function):
-        # numba keeps code under this name, and looks at the file of the function alone to see whether it is right still.
+        # numba keeps code under this name, and looks at the file of the function alone to see whether it is right.
         function.__qualname__ = f"{function.__name__}_{digest(Path(__file__).parent)}"
         try:
             return njit(signature, cache=True, nogil=True, **options)(function)
