@@ -56,7 +56,13 @@ def eager(monkeypatch):
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    """What the engine allocates is full of NaN, so that nothing read too early looks right by chance."""
+    """What the engine allocates is full of NaN, so that nothing read too early looks right by chance.
+
+    Bytes of 255 are NaN in either dtype, too, to whoever views them as such.
+    """
+
+    def nothing_but_nan(shape, dtype):
+        return np.full(shape, 255 if dtype is np.uint8 else np.nan, dtype)
 
     class Poison:
         def __getattr__(self, name):
@@ -64,11 +70,11 @@ def poisoned(monkeypatch):
 
         @staticmethod
         def empty(shape, dtype):
-            return np.full(shape, np.nan, dtype)
+            return nothing_but_nan(shape, dtype)
 
         @staticmethod
         def empty_like(v):
-            return np.full(v.shape, np.nan, v.dtype)
+            return nothing_but_nan(v.shape, v.dtype)
 
     monkeypatch.setattr(numpy_numba, "np", Poison())
     monkeypatch.setattr(numpy_numba, "KEPT", -1)
