@@ -11,7 +11,6 @@ from . import compiled
 from .meeting import begin, wait
 from .products import (
     FEW_ROWS,
-    FEW_VECTORS,
     GATES,
     MANY_ROWS,
     MANY_VECTORS,
@@ -28,11 +27,13 @@ from .products import (
     weight_gradients,
     whole,
 )
-from .vectors import BYTES, clamp, data, expm1, hold, lanes, load, ratio, store
+from .vectors import BYTES, clamp, data, dots, expm1, hold, lanes, load, ratio, store
 
 # So many pre-activations a thread makes of x at a time: they stay in the second-level cache.
 ROOM = 1 << 17
 
+# So many vectors of h are computed at once.
+ABREAST = 4
 # Beyond this, exp(-x) is lost beside 1, in float64 too.
 BOUND = 40.0
 # A pre-activation that saturates.
@@ -57,10 +58,10 @@ def tanh(z, one, bound):
 
 
 @njit(inline="always")
-def cell(a, z, gate, prev_c, prev, next_c, next, h, y, gates, x, H, keep, count, one, bound):
-    """The equations of `cell.cell_forward` for `count` units: next c and h, and with `keep` the gates.
+def cell(a, z, gate, prev_c, prev, next_c, next, gates, x, H, keep, count, one, bound):
+    """The equations of `cell.cell_forward` for `count` units, but for h: next c, and with `keep` the gates.
 
-    From `a`, whole vectors are read.
+    In `a`, from which whole vectors are read, o takes the place of its pre-activation, for `outputs`.
     """
     i, f, o, g = activations(
         load(a, z, lanes(a)),
@@ -77,7 +78,30 @@ def cell(a, z, gate, prev_c, prev, next_c, next, h, y, gates, x, H, keep, count,
         store(gates, x + 2 * H, o, count)
         store(gates, x + 3 * H, g, count)
     store(next_c, next, c, count)
-    store(h, y, o * tanh(c, one, bound), count)
+    store(a, z + 2 * gate, o, count)
+
+
+@njit(inline="always")
+def outputs(a, o, o_step, c, next, h, y, step, several, left, less, one, bound):
+    """h = o tanh(c) for several vectors, ABREAST at most, at once: one alone would mostly wait for itself.
+
+    Each next vector is `o_step` further in a, `step` in c and h, and begins with `less` fewer of `left` units.
+    """
+    k1, k2, k3 = min(1, several - 1), min(2, several - 1), min(3, several - 1)
+    n0, n1, n2, n3 = left, left - k1 * less, left - k2 * less, left - k3 * less
+    z0, z1, z2, z3 = (
+        load(c, next, n0),
+        load(c, next + k1 * step, n1),
+        load(c, next + k2 * step, n2),
+        load(c, next + k3 * step, n3),
+    )
+    e0, e1, e2, e3 = expm1(clamp((z0 + z0, z1 + z1, z2 + z2, z3 + z3), bound))
+    two = one + one
+    u0, u1, u2, u3 = ratio((e0, e1, e2, e3), (e0 + two, e1 + two, e2 + two, e3 + two))
+    store(h, y, load(a, o, n0) * u0, n0)
+    store(h, y + k1 * step, load(a, o + k1 * o_step, n1) * u1, n1)
+    store(h, y + k2 * step, load(a, o + k2 * o_step, n2) * u2, n2)
+    store(h, y + k3 * step, load(a, o + k3 * o_step, n3) * u3, n3)
 
 
 @inlined
@@ -94,6 +118,12 @@ def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows, y):
                 for d in range(D):
                     rows[y + d] = x[here + d * d_step]
             y += D
+
+
+@inlined
+def to_and_fro(place, first, last, unit, t):
+    """The place to work at, backwards at every other step: what a step reads last, the next one finds in the cache."""
+    return place if t % 2 == 0 else first + (last - 1 - first) // unit * unit - (place - first)
 
 
 @inlined
@@ -133,6 +163,8 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     if rows == 0 or total == 0:
         return
 
+    group = 1 if rows >= ABREAST else ABREAST  # vectors of units, until so many of h are due
+
     bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts // wide * wide * part
     made = bias + total
     entered = made + some * rows * total
@@ -146,25 +178,36 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
             multiply_gates(room, entered, D, room, Wx_at + v0 * width * D, Wx_at + v * width * D, total * D,
                            room, bias + (v - v0) * width, 0, room, z, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
-            for v in range(v0, v1):
-                z, unit = made + ((v - v0) * steps + t - t0) * rows * width, v * wide
-                count = min(wide, H - unit)
-                for r in range(0 if D else rows):
-                    for gate in range(4):
-                        a = ((t * N + n0 + r) * 4 + gate) * H + unit
-                        store(room, z + r * width + gate * wide, load(pre, a, count), wide)
-                for r in range(rows if lengths.size else 0):
-                    if t >= lengths[n0 + r]:
-                        saturate(room, z + r * width, wide, big)
-                first, here = Wh_at + v0 * width * H, Wh_at + v * width * H
-                multiply_gates(states, (t * N + n0) * H, H, room, first, here, total * H,
-                               room, z, width, room, z, rows)  # fmt: skip
-                for r in range(rows):
-                    n = n0 + r
-                    y = (t * N + n) * H + unit
-                    prev, next = (y, y + N * H) if c.shape[0] > 1 else (n * H + unit, n * H + unit)
-                    cell(room, z + r * width, wide, cells, prev, cells, next, states, y + N * H,
-                         pre, 4 * y - 3 * unit, H, keep, count, one, bound)  # fmt: skip
+            before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
+            prev, next = (before, after) if c.shape[0] > 1 else (n0 * H, n0 * H)
+            for turn in range(0, v1 - v0, group):
+                begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if rows <= FEW_ROWS else turn)
+                ends = min(begins + group, v1)
+                for v in range(begins, ends):
+                    z, unit = made + ((v - v0) * steps + t - t0) * rows * width, v * wide
+                    count = min(wide, H - unit)
+                    for r in range(0 if D else rows):
+                        for gate in range(4):
+                            a = ((t * N + n0 + r) * 4 + gate) * H + unit
+                            store(room, z + r * width + gate * wide, load(pre, a, count), wide)
+                    for r in range(rows if lengths.size else 0):
+                        if t >= lengths[n0 + r]:
+                            saturate(room, z + r * width, wide, big)
+                    first, here = Wh_at + v0 * width * H, Wh_at + v * width * H
+                    multiply_gates(states, before, H, room, first, here, total * H, room, z, width, room, z, rows)
+                    for r in range(rows):
+                        y = r * H + unit
+                        cell(room, z + r * width, wide, cells, prev + y, cells, next + y,
+                             pre, 4 * before + 3 * r * H + y, H, keep, count, one, bound)  # fmt: skip
+                o, unit = made + ((begins - v0) * steps + t - t0) * rows * width + 2 * wide, begins * wide
+                for r in range(0, rows, ABREAST if group == 1 else 1):
+                    y = r * H + unit
+                    if group == 1:
+                        outputs(room, o + r * width, width, cells, next + y, states, after + y, H,
+                                min(ABREAST, rows - r), H - unit, 0, one, bound)  # fmt: skip
+                    else:
+                        outputs(room, o + r * width, steps * rows * width, cells, next + y, states, after + y, wide,
+                                ends - begins, H - unit, wide, one, bound)  # fmt: skip
             if across:
                 wait(meeting, parts * (t + 1))
 
@@ -193,6 +236,8 @@ def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part,
 
     dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`. `space` is as
     `backward_space` says.
+
+    Of one row, da @ WhT is dot products with the rows of Wh, which need not be rearranged, but begin at whole vectors.
     """
     begin(meeting, part)
     (T, N, _, H), size = gates.shape, gates.itemsize
@@ -200,15 +245,18 @@ def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part,
     one, bound = da.dtype.type(1), da.dtype.type(BOUND)
     above, dh_t, dh_n = data(dh), dh.strides[0] // size, dh.strides[1] // size
     dh_, dc_, da_, weights, zeros = data(carry), data(dc), data(da), data(space), K * whole(H, wide) * wide
+    WhT_k, WhT_j = WhT.strides[0] // size, WhT.strides[1] // size
 
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
-    vectors = FEW_VECTORS if (N if across else whole(N, parts)) <= FEW_ROWS else MANY_VECTORS
-    height = FEW_ROWS if vectors == FEW_VECTORS else MANY_ROWS
-    j0, j1 = share(H, wide if across else vectors * wide, part, parts)
-    WhT_k, WhT_j = WhT.strides[0] // size, WhT.strides[1] // size
-    pack(data(WhT), 0, WhT_k, WhT_j, K, H, weights, j0 * K, j0 // wide, whole(j1, wide), vectors, 0)
-    for j in range(j0, j1):
-        weights[zeros + j] = 0
+    j0, j1 = share(H, wide if across else MANY_VECTORS * wide, part, parts)
+    row = whole(K, wide) * wide
+    if N == 1:
+        for j in range(j0, j1):
+            pack(data(WhT), j * WhT_j, 0, WhT_k, 1, K, weights, j * row, 0, row // wide, row // wide, 0)
+    else:
+        pack(data(WhT), 0, WhT_k, WhT_j, K, H, weights, j0 * K, j0 // wide, whole(j1, wide), MANY_VECTORS, 0)
+        for j in range(j0, j1):
+            weights[zeros + j] = 0
     wait(meeting, parts)
     if not across:
         j0, j1 = 0, H
@@ -221,8 +269,12 @@ def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part,
                               above, t * dh_t + n * dh_n + j, dc_, da_, min(wide, j1 - j), one, bound)  # fmt: skip
         if across:
             wait(meeting, parts * (T - t + 1))
-        multiply(da_, (t * N + n0) * K, height * K, K, 1, weights, j0 * K, K, vectors,
-                 weights, zeros + j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
+        if N > 1:
+            multiply(da_, (t * N + n0) * K, MANY_ROWS * K, K, 1, weights, j0 * K, K,
+                     weights, zeros + j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
+        for turn in range(j0, j1 if N == 1 else j0, wide):
+            j = to_and_fro(turn, j0, j1, wide, t)
+            dots(da_, t * K, weights, j * row, row, K, dh_, j, min(wide, j1 - j))
 
 
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
@@ -241,8 +293,11 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     for n in range(N):
         for j in range(j0, j1, wide):
             y = n * H + j
-            cell(z, 4 * n * H + j, H, data(c), y, data(next_c), y, data(next_h), y,
-                 z, 0, 0, False, min(wide, j1 - j), one, bound)  # fmt: skip
+            cell(z, 4 * n * H + j, H, data(c), y, data(next_c), y, z, 0, 0, False, min(wide, j1 - j), one, bound)
+        for j in range(j0, j1, ABREAST * wide):
+            y = n * H + j
+            outputs(z, 4 * n * H + 2 * H + j, wide, data(next_c), y, data(next_h), y, wide,
+                    min(ABREAST, whole(j1 - j, wide)), j1 - j, wide, one, bound)  # fmt: skip
     hold(room)
 
 
@@ -258,8 +313,9 @@ def forward_space(T, N, D, H, across, parts, itemsize):
 
 
 def backward_space(H, itemsize):
-    """WhT in whole vectors of columns, and zeros."""
-    return whole.py_func(H * itemsize, BYTES) * (BYTES // itemsize) * (4 * H + 1)
+    """WhT in whole vectors of columns, and zeros; or as many whole vectors of rows."""
+    wide = BYTES // itemsize
+    return whole.py_func(H, wide) * wide * (whole.py_func(4 * H, wide) * wide + 1)
 
 
 def compile(dtype):

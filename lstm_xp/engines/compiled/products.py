@@ -99,17 +99,16 @@ def pack_rows(A, a, a_row, a_k, packed, to, rows, depth):
 
 
 @inlined
-def multiply(A, a, a_block, a_row, a_k, packed, place, K, vectors, base, z, z_row, out, y, y_row, rows, columns):
+def multiply(A, a, a_block, a_row, a_k, packed, place, K, base, z, z_row, out, y, y_row, rows, columns):
     """out = base + A @ B for so many rows and columns; B as `pack` left it, all else as in `tile`.
 
     `a_block` takes one tile of rows further. A panel is used by all rows, SHALLOW steps of k at a time, while what
     follows it is fetched into the cache; with few rows all goes by so fast that to ask for it only takes time.
     """
     wide = lanes(A)
-    height = MANY_ROWS if vectors == MANY_VECTORS else FEW_ROWS
-    blocks, total = whole(rows, height), whole(columns, wide) * wide * K
-    for j in range(0, columns, vectors * wide):
-        width = min(vectors * wide, columns - j)
+    blocks, total = whole(rows, MANY_ROWS), whole(columns, wide) * wide * K
+    for j in range(0, columns, MANY_VECTORS * wide):
+        width = min(MANY_VECTORS * wide, columns - j)
         stored = whole(width, wide) * wide
         ahead_k = min(wide, stored // blocks + 1) if rows > FEW_ROWS else 0
         for k in range(0, K, SHALLOW):
@@ -118,14 +117,10 @@ def multiply(A, a, a_block, a_row, a_k, packed, place, K, vectors, base, z, z_ro
             ahead = place + (here + depth * stored) % total
             before, source, row = (base, z + j, z_row) if k == 0 else (out, y + j, y_row)
             for block in range(blocks):
-                n = block * height
-                left, count = a + block * a_block + k * a_k, min(height, rows - n)
-                if vectors == MANY_VECTORS:
-                    many(A, left, a_row, a_k, packed, place + here, stored, depth, ahead, ahead_k,
-                         before, source + n * row, row, out, y + n * y_row + j, y_row, count, width)  # fmt: skip
-                else:
-                    few(A, left, a_row, a_k, packed, place + here, stored, depth, ahead, ahead_k,
-                        before, source + n * row, row, out, y + n * y_row + j, y_row, count, width)  # fmt: skip
+                n, left = block * MANY_ROWS, a + block * a_block + k * a_k
+                many(A, left, a_row, a_k, packed, place + here, stored, depth, ahead, ahead_k,
+                     before, source + n * row, row, out, y + n * y_row + j, y_row,
+                     min(MANY_ROWS, rows - n), width)  # fmt: skip
                 ahead += ahead_k * depth
 
 
@@ -135,7 +130,14 @@ def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, 
 
     The weights of all units that are wanted begin at `first`, `total` of them, these at `here`.
     """
-    width, blocks = GATES * lanes(A), whole(rows, GATE_ROWS)
+    width = GATES * lanes(A)
+    if rows <= FEW_ROWS:
+        for k in range(0, K, SHALLOW):
+            before, source, row = (base, z, z_row) if k == 0 else (out, y, width)
+            of_gates(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
+                     before, source, row, out, y, width, rows, width)  # fmt: skip
+        return
+    blocks = whole(rows, GATE_ROWS)
     height = whole(rows, blocks)  # blocks of nearly the same size
     ahead_k = min(lanes(A), width // blocks + 1) if rows > FEW_ROWS else 0
     for k in range(0, K, SHALLOW):
@@ -209,20 +211,21 @@ def product(A, B, bias, out, space, across, meeting, part, parts):
             a, here, count = row * a_row + k * a_k, row * N + first, min(HEIGHT, bottom - row)
             before, z, z_row = (base, first, 0) if k == 0 else (y, here, N)
             if a_k == 1:
-                multiply(left, a, MANY_ROWS * a_row, a_row, 1, packed, columns, depth, MANY_VECTORS,
+                multiply(left, a, MANY_ROWS * a_row, a_row, 1, packed, columns, depth,
                          before, z, z_row, y, here, N, count, last - first)  # fmt: skip
             else:
                 block = pack_rows(left, a, a_row, a_k, packed, rows, count, depth)
-                multiply(packed, rows, block, 1, MANY_ROWS, packed, columns, depth, MANY_VECTORS,
+                multiply(packed, rows, block, 1, MANY_ROWS, packed, columns, depth,
                          before, z, z_row, y, here, N, count, last - first)  # fmt: skip
 
 
 def gradient_space(D, H, parts, itemsize):
-    """The size of `space` of `weight_gradients`: for each part, DEPTH rows of its columns of da, and rows of x or h."""
+    """The size of `space` of `weight_gradients`: for each part, DEPTH rows of its columns of da, and one of zeros, and
+    rows of x or h."""
     panel = MANY_VECTORS * (BYTES // itemsize)
     panels = -(-4 * H // panel)
     columns, rows = -(-panels // parts) * panel, -(-min(HEIGHT, max(D, H)) // MANY_ROWS)
-    return parts * whole.py_func(DEPTH * columns + rows * (MANY_ROWS * DEPTH + PAD), panel) * panel
+    return parts * whole.py_func((DEPTH + 1) * columns + rows * (MANY_ROWS * DEPTH + PAD), panel) * panel
 
 
 def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
@@ -237,7 +240,10 @@ def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
     first, last = share(total, MANY_VECTORS * wide, part, parts)
     right, y, packed = data(da), data(dW), data(space)
     columns = space.size // parts // wide * wide * part
-    left = columns + min(DEPTH, K) * whole(last - first, wide) * wide
+    zeros = columns + min(DEPTH, K) * whole(last - first, wide) * wide
+    left = zeros + whole(last - first, wide) * wide
+    for j in range(zeros, left):
+        packed[j] = 0
     for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)
         block = MANY_ROWS * depth + PAD
@@ -260,9 +266,6 @@ def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
                     else:
                         spread(data(h), ((t - 1) * N + n) * H + row, 1, packed, to, block, rows)
                 here = (top + row) * total + first
-                if k == 0:
-                    for r in range(rows):
-                        for j in range(here + r * total, here + r * total + last - first):
-                            y[j] = 0
-                multiply(packed, left, block, 1, MANY_ROWS, packed, columns, depth, MANY_VECTORS,
-                         y, here, total, y, here, total, rows, last - first)  # fmt: skip
+                before, z, z_row = (packed, zeros, 0) if k == 0 else (y, here, total)
+                multiply(packed, left, block, 1, MANY_ROWS, packed, columns, depth,
+                         before, z, z_row, y, here, total, rows, last - first)  # fmt: skip

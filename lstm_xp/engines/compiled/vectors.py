@@ -104,8 +104,9 @@ def hold(typing, array):
 
 
 def _lanes_below(builder, count, kind):
-    """Which lanes have a number less than count: a vector of bits."""
-    lanes = ir.VectorType(INT, kind.count)
+    """Which lanes have a number less than count: a vector of bits. Compared as 32 bits, for which one register does."""
+    lanes = ir.VectorType(ir.IntType(32), kind.count)
+    count = builder.trunc(count, lanes.element)
     return builder.icmp_signed("<", ir.Constant(lanes, list(range(kind.count))), _splat(builder, count, lanes))
 
 
@@ -292,6 +293,11 @@ def expm1(typing, x):
     return _together(together)(typing, x)
 
 
+def _mixed(builder, first, second, order):
+    """A vector of such lanes of two, those of the second counted behind those of the first."""
+    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(order)), order))
+
+
 @intrinsic
 def transpose(typing, A, a, a_row, out, y, y_row):
     """A square of as many rows as a vector has lanes, from A into out, transposed; offsets and steps as in `tile`."""
@@ -306,10 +312,6 @@ def transpose(typing, A, a, a_row, out, y, y_row):
             pointer = builder.gep(arguments[k], [offset])
             return builder.bitcast(pointer, kind.as_pointer())
 
-        def mixed(first, second, order):
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), order)
-            return builder.shuffle_vector(first, second, mask)
-
         rows = [builder.load(row(0, index), align=align) for index in range(lanes)]
         size = 1
         while size < lanes:  # squares of this size change places, in pairs beside the diagonal
@@ -318,13 +320,68 @@ def transpose(typing, A, a, a_row, out, y, y_row):
             for index in range(lanes):
                 if not index & size:
                     pair = rows[index], rows[index + size]
-                    rows[index], rows[index + size] = mixed(*pair, upper), mixed(*pair, lower)
+                    rows[index], rows[index + size] = (_mixed(builder, *pair, order) for order in (upper, lower))
             size *= 2
         for index, vector in enumerate(rows):
             builder.store(vector, row(3, index), align=align)
         return context.get_dummy_value()
 
     return types.void(A, a, a_row, out, y, y_row), generate
+
+
+@intrinsic
+def dots(typing, A, a, B, b, b_row, K, out, y, rows):
+    """out = the dot products of A, of K numbers, with so many rows of B, at most as many as a vector has lanes.
+
+    Pointers are followed by the offset of the first element; `b_row` is from one row of B to the next, of which whole
+    vectors are read. Half of the sums are formed at a time, each in a register; in the end all registers are added up
+    together: pairs of them become one, again and again.
+    """
+
+    def generate(context, builder, signature, arguments):
+        kind = context.get_value_type(Vector(signature.args[0].dtype))
+        lanes, align, zero = kind.count, ir.IntType(32)(_size(kind)), ir.Constant(kind, None)
+        _, _, _, _, b_row, K, _, _, rows = arguments
+        left, right, after = (builder.gep(arguments[k], [arguments[k + 1]]) for k in (0, 2, 6))
+        last = builder.sub(rows, INT(1))
+
+        def row(r):  # behind the last row, once more the last
+            beyond = builder.icmp_signed(">", INT(r), last)
+            return builder.gep(right, [builder.mul(builder.select(beyond, last, INT(r)), b_row)])
+
+        def vector_at(pointer, k):
+            return builder.bitcast(builder.gep(pointer, [k]), kind.as_pointer())
+
+        vectors = []
+        for half in range(2):
+            pointers = [row(r) for r in range(half * lanes // 2, (half + 1) * lanes // 2)]
+            before, loop, done = builder.block, *map(builder.append_basic_block, ("dots_loop", "dots_done"))
+            builder.branch(loop)
+            builder.position_at_end(loop)
+            k, sums = builder.phi(INT), [builder.phi(kind) for _ in pointers]
+            mask = _lanes_below(builder, builder.sub(K, k), kind)
+            factor = _masked(builder, "load", kind, vector_at(left, k), align, mask, zero)
+            values = [builder.load(vector_at(pointer, k), align=_size(kind)) for pointer in pointers]
+            terms = [builder.fmul(factor, value, flags=FAST) for value in values]
+            new = [builder.fadd(*pair, flags=FAST) for pair in zip(sums, terms, strict=True)]
+            following = builder.add(k, INT(lanes))
+            for phi, initial, value in [(k, INT(0), following), *zip(sums, [zero] * len(sums), new, strict=True)]:
+                phi.add_incoming(initial, before)
+                phi.add_incoming(value, loop)
+            builder.cbranch(builder.icmp_signed("<", following, K), loop, done)
+            builder.position_at_end(done)
+            vectors += new
+        for size in (1 << bit for bit in range(lanes.bit_length() - 1)):
+            # A lane belongs to the first of a pair or to the second, by its bit of this size.
+            here = [lane + lanes - size if lane & size else lane for lane in range(lanes)]
+            there = [lane + lanes if lane & size else lane + size for lane in range(lanes)]
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [builder.fadd(_mixed(builder, *pair, here), _mixed(builder, *pair, there)) for pair in pairs]
+        mask = _lanes_below(builder, rows, kind)
+        _masked(builder, "store", kind, vectors[0], builder.bitcast(after, kind.as_pointer()), align, mask)
+        return context.get_dummy_value()
+
+    return types.void(A, a, B, b, b_row, K, out, y, rows), generate
 
 
 def tile(most_rows, most_vectors, least_vectors=1):
