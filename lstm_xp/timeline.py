@@ -82,7 +82,7 @@ class Timeline(NamedTuple):
         steps = v.shape[0]
         place = self.lengths - 1 - start
         inside = (place >= 0) & (place < steps)
-        rows = xp.clip(place, 0, steps - 1) * self.N + self._row()
+        rows = xp.where(inside, place, xp.zeros_like(place)) * self.N + self._row()
         return xp.where(inside[:, None], xp.take(rows_of(v, xp), rows, axis=0), before)
 
     def where_empty(self, empty, otherwise):
