@@ -327,6 +327,9 @@ def test_a_device_that_cannot_be_hashed():
         def __eq__(self, other):
             return isinstance(other, Place)
 
+        def __repr__(self):
+            return "<the place>"
+
     class Elsewhere(np.ndarray):
         @property
         def device(self):
