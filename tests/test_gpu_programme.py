@@ -174,7 +174,7 @@ def test_what_breaks_the_device_is_tried_again_without_torchs_graph(fake):
     counts = result["parts"]["engines"]
     assert counts["units"] == counts["done"] == len(timed.ENGINES.units(HOST)) + 1
     assert timed.ENGINES.smaller(first | {"mode": "eager"}) is None
-    assert timed.RIVALS.smaller(timed.RIVALS.units(HOST)[0]) is None
+    assert timed.RIVALS.smaller(timed.RIVALS.units(HOST)[0])["mode"] == "eager"
 
 
 def test_without_a_device_nothing_is_started_after_the_environment(fake):
@@ -429,10 +429,23 @@ esac
     )  # fmt: skip
     assert done.returncode == expected, done.stdout + done.stderr
     log = (tmp_path / "log").read_text().splitlines()
-    assert len(log) == 5
-    assert "--require=cupy" in log[1]
-    assert log[2] == "-m lstm_xp check --device cuda"
+    assert len(log) == 6
+    assert log[2].startswith("-m benchmarks.gpu --seconds")  # the most valuable first
+    assert log[4] == "-m lstm_xp check --device cuda"
+    assert "--require=cupy" in log[5]
     assert {"gpu-suite.log", "gpu-check.log", "gpu-programme.log"} <= {f.name for f in (tmp_path / "out").iterdir()}
+
+
+def test_the_script_says_what_cannot_be_imported(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\necho \"ModuleNotFoundError: No module named 'numpy'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "ci/gpu.sh", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "ci/gpu.sh: lstm_xp cannot be imported: ModuleNotFoundError: No module named 'numpy'\n"
 
 
 def test_the_script_says_that_there_is_no_device(tmp_path):

@@ -14,19 +14,20 @@ from .. import machine, records, runner
 from . import worker
 
 FORMAT = "lstm_xp GPU measurements, 1"
-# Part -> its share of the time. What one leaves over goes to those after it. The rivals come early: what cuDNN takes
-# is worth knowing whatever else happens.
+# Part -> its share of the time, the most valuable first: what cuDNN takes is worth knowing whatever else happens, and
+# what an engine takes only if it is right. What one part leaves over goes to those after it.
 SHARES = {
-    "environment": 4,
-    "ceilings": 5,
-    "latencies": 4,
-    "rivals": 36,
+    "environment": 3,
+    "rivals": 40,
     "correctness": 20,
     "engines": 22,
-    "sanitizer": 9,
+    "latencies": 3,
+    "ceilings": 4,
+    "sanitizer": 8,
 }
-# A piece of work may take so much longer than what is left: it is not to be lost for a second.
-GRACE = 5.0
+# A piece of work may take so much longer than what is left: it is not to be lost for a second. The first one of a part
+# loads libraries and compiles; but a kernel that waits for ever may not take the others' time.
+GRACE, MOST = 5.0, 40.0
 # The file is written at the end of each part, and within it about so often.
 SECONDS_BETWEEN_WRITES = 2.0
 
@@ -129,7 +130,7 @@ def _run_part(name, place, budget, result, write, say, start):
                 break
             process = process or start(name, place.name)
             try:
-                answer = process.ask(unit, left + GRACE)
+                answer = process.ask(unit, min(left + GRACE, MOST))
             except runner.Failed as failure:
                 answer = {"failed": str(failure), "broken": True}
             if answer.get("missing"):
