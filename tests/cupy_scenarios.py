@@ -13,7 +13,7 @@ from cupy_without_gpu import MACHINE, install
 
 from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, testing
 from lstm_xp.checks import Problem
-from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import replay
 from lstm_xp.libraries import open_library
 
 ORDERS = (
@@ -88,18 +88,6 @@ def streams():
                 seen = {launch[3] for launch in MACHINE.launches} | {one["stream"] for one in MACHINE.products}
                 found[f"{name}, {engine}"] = [sorted(seen), cp.cuda.get_current_stream().ptr]
     return {"streams": found, "kept": len(replay._idle)}
-
-
-def kernels_load():
-    """Every kernel by its C++ name, from the modules that CuPy makes."""
-    count = 0
-    for name in pointwise.EXPRESSIONS:
-        kernels.function(pointwise.FILE, name, pointwise.EXPRESSIONS)
-        count += 1
-    for name in plan.expressions()[::5]:
-        kernels.function(replay.FILE, name)
-        count += 1
-    return {"kernels": count}
 
 
 def check_command():

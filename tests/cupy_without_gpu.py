@@ -113,7 +113,8 @@ RUNTIME = {
 DRIVER = {
     "moduleLoadData": lambda cubin: MACHINE.new(bytes(cubin), MACHINE.modules), "moduleUnload": _nothing,
     "moduleGetFunction": lambda module, name: MACHINE.function(module, os.fsdecode(name)),
-    "launchKernel": MACHINE.launch, "ctxGetCurrent": _one,
+    "launchKernel": MACHINE.launch, "launchCooperativeKernel": MACHINE.launch, "ctxGetCurrent": _one,
+    "funcSetAttribute": _nothing, "funcGetAttribute": _one, "occupancyMaxActiveBlocksPerMultiprocessor": _one,
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ __device__ inline unsigned tf32_from_float(float v) {
 
 #define MMA(name, shape)                                                                                           \
     __device__ inline void name(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) {                       \
-        asm volatile("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
+        asm("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                       \
             : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b0), "r"(b1));                   \
     }
