@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CAPABILITY, DEVICES, PROCESSORS = (9, 0), 2, 132
-# In CUDA's numbering: compute capability, multiprocessors.
-ATTRIBUTES = {75: CAPABILITY[0], 76: CAPABILITY[1], 16: PROCESSORS}
+# In CUDA's numbering: compute capability, multiprocessors, shared memory that a block may ask for.
+ATTRIBUTES = {75: CAPABILITY[0], 76: CAPABILITY[1], 16: PROCESSORS, 97: 227 * 1024}
 WORD = ctypes.c_ssize_t
 C_TYPES = {
     "int": ctypes.c_int, "intptr_t": WORD, "size_t": ctypes.c_size_t, "unsigned int": ctypes.c_uint,
