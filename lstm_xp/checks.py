@@ -144,7 +144,13 @@ def one_library(function, arrays):
             f"{function}: all arrays must lie on one device; got {_listed(known)}. "
             f"Move them first: nothing is moved between devices by itself."
         )
-    return namespace(first), next(iter(devices.values()))
+    xp, place = namespace(first), next(iter(devices.values()))
+    if array_library(xp) == "cupy" and xp.cuda.Device() != place:
+        raise ValueError(
+            f"{function}: the arrays lie on cuda:{place.id}, but cuda:{xp.cuda.Device().id} is current, and CuPy makes "
+            f"arrays on that one; call it inside of: with cupy.cuda.Device({place.id})."
+        )
+    return xp, place
 
 
 def shapes(function, arrays, rules, context):

@@ -90,6 +90,20 @@ def streams():
     return {"streams": found, "kept": len(replay._idle)}
 
 
+def second_device():
+    """Arrays of a device that is not current, and of one that is."""
+    import cupy as cp
+
+    with cp.cuda.Device(1):
+        launched = {engine: len(sequence("float32", engine)) for engine in engines.candidates("cupy")}
+        x, Wx, Wh = (cp.ones(shape, cp.float32) for shape in ((2, 3, 4), (4, 8), (2, 8)))
+        devices = {lstm_forward(x, None, Wx, Wh, None, engine=name)[0].device.id for name in engines.candidates("cupy")}
+    try:
+        lstm_forward(x, None, Wx, Wh, None)
+    except ValueError as error:
+        return {"launched": launched, "devices": sorted(devices), "told": str(error)}
+
+
 def check_command():
     """`lstm-xp check` and `info`: all but the comparisons."""
     testing.relative_error = lambda actual, expected: 0.0 * testing.to_numpy(actual).size

@@ -80,6 +80,16 @@ def test_all_goes_to_the_current_stream():
     assert result["kept"] == 6  # two directions on each of three streams
 
 
+def test_a_second_device_is_made_current_first():
+    result = scenario("second_device")
+    assert all(result["launched"].values())
+    assert result["devices"] == [1]
+    assert result["told"] == (
+        "lstm_forward: the arrays lie on cuda:1, but cuda:0 is current, and CuPy makes arrays on that one; "
+        "call it inside of: with cupy.cuda.Device(1)."
+    )
+
+
 def test_the_check_command():
     result = scenario("check_command")
     assert result["status"] == [0, 0]
