@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import records, runner
 from benchmarks.gpu import __main__ as command_line
-from benchmarks.gpu import correctness, programme, report, sizes, timed, verdict
+from benchmarks.gpu import correctness, programme, report, sanitizer, sizes, timed, verdict
 from benchmarks.gpu.places import Cuda, Host, NoDevice, dtype_of
 from lstm_xp import testing
 from lstm_xp.checks import PRECISIONS
@@ -161,6 +161,31 @@ def test_a_process_that_dies_is_replaced_and_its_work_recorded_as_failed(fake):
     assert sum("illegal address" in line for line in said) == 1
     assert verdict.exit_status(result) == 0
     assert len(verdict.unmeasured(result)) == 3
+
+
+def test_a_piece_of_work_that_hangs_does_not_take_the_others_time(fake, monkeypatch):
+    """The first of a process has longer, for libraries are loaded; none has longer than what is left."""
+    fake.does["correctness", 2] = runner.Failed("out of time")
+    given = {}
+    original = fake.ask
+
+    def record(self, unit, seconds):
+        given.setdefault(self.name, []).append(seconds)
+        return original(self, unit, seconds)
+
+    monkeypatch.setattr(fake, "ask", record)
+    run_fake(fake, 1e5)
+    assert given["correctness"][:5] == [
+        programme.FIRST,
+        programme.LATER,
+        programme.LATER,
+        programme.FIRST,
+        programme.LATER,
+    ]
+    assert given["sanitizer"][1] == sanitizer.SECONDS + 10
+    given.clear()
+    run_fake(fake, 20)
+    assert all(seconds <= 20 + programme.GRACE for part in given.values() for seconds in part)
 
 
 def test_what_breaks_the_device_is_tried_again_without_torchs_graph(fake):

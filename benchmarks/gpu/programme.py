@@ -15,9 +15,10 @@ from . import worker
 
 FORMAT = "lstm_xp GPU measurements, 1"
 # Part -> its share of the time, the most valuable first: what cuDNN takes is worth knowing whatever else happens, and
-# what an engine takes only if it is right. What one part leaves over goes to those after it.
+# what an engine takes only if it is right. What one part leaves over goes to those after it: most of the environment's,
+# which may have to load torch from a cold disk.
 SHARES = {
-    "environment": 3,
+    "environment": 10,
     "rivals": 40,
     "correctness": 20,
     "engines": 22,
@@ -25,9 +26,11 @@ SHARES = {
     "ceilings": 4,
     "sanitizer": 8,
 }
-# A piece of work may take so much longer than what is left: it is not to be lost for a second. The first one of a part
-# loads libraries and compiles; but a kernel that waits for ever may not take the others' time.
-GRACE, MOST = 5.0, 40.0
+# A piece of work may take so much longer than what is left: it is not to be lost for a second.
+GRACE = 5.0
+# But a kernel that waits for ever may not take the others' time: the first piece of a process, which loads libraries
+# and compiles, has so long, and each later one so long, or the PATIENCE of its part.
+FIRST, LATER = 90.0, 15.0
 # The file is written at the end of each part, and within it about so often.
 SECONDS_BETWEEN_WRITES = 2.0
 
@@ -128,9 +131,10 @@ def _run_part(name, place, budget, result, write, say, start):
             if left <= 0:
                 counts["out_of_time"] = [unit, *units]
                 break
+            patience = getattr(part, "PATIENCE", LATER) if process else FIRST
             process = process or start(name, place.name)
             try:
-                answer = process.ask(unit, min(left + GRACE, MOST))
+                answer = process.ask(unit, min(left + GRACE, patience))
             except runner.Failed as failure:
                 answer = {"failed": str(failure), "broken": True}
             if answer.get("missing"):

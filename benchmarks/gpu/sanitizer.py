@@ -16,6 +16,7 @@ TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 # What compute-sanitizer exits with if it found something: nobody else does.
 FOUND = 86
 SECONDS = 90
+PATIENCE = SECONDS + 10.0
 
 
 def units(place):
