@@ -131,6 +131,8 @@ def step(x, h, c, Wx, Wh, b):
         # A few rows take as long as eight: the time is that of reading the weights.
         if 2 * max(N, 8) * columns * (D + H) < WORTH_A_THREAD or H % code.lanes:
             code.step(x, h, c, Wx, Wh, b, next_h, next_c, code.alone, 0, 1)
+        elif N == 1:  # a BLAS reads large weights faster
+            return numpy_fused.step(x, h, c, Wx, Wh, b)
         else:
             parts = min(code.threads(), H // code.lanes)
             code.pool.run(lambda *share: code.step(x, h, c, Wx, Wh, b, next_h, next_c, *share), parts)

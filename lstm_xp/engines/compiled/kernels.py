@@ -27,7 +27,8 @@ from .products import (
     weight_gradients,
     whole,
 )
-from .vectors import BYTES, clamp, data, dots, expm1, hold, lanes, load, ratio, store
+from .tiles import dots
+from .vectors import BYTES, clamp, data, expm1, hold, lanes, load, ratio, store
 
 # So many pre-activations a thread makes of x at a time: they stay in the second-level cache.
 ROOM = 1 << 17

@@ -12,7 +12,8 @@ step of k, further.
 from numba import njit
 
 from .meeting import begin
-from .vectors import BYTES, TILES, data, lanes, load, short_of_line, store, tile, transpose
+from .tiles import TILES, tile, transpose
+from .vectors import BYTES, data, lanes, load, short_of_line, store
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
 many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
