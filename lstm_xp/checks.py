@@ -48,6 +48,7 @@ def namespace(array):
     return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
+@cache
 def array_library(xp):
     """A namespace's library by its short name: numpy, cupy, torch, jax, dask, array_api_strict, ..."""
     return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
@@ -211,13 +212,17 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
         context = f"x {(N, T, D)} and Wh {tuple(Wh.shape)}"
     _sizes(function, D=D, H=H)
     shapes(function, arrays, _rules("h0", "c0", N, D, H), context)
-    precision = precision or "ieee"
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
+    return xp, problem(x, device, H, training, precision, xp)
+
+
+def problem(x, device, H, training, precision, xp):
+    """The `Problem` of a sequence x (N, T, D) that was checked."""
     dtype = dtype_name(x.dtype)
-    if COMPUTE_DTYPE.get(dtype, dtype) != dtype:
+    if COMPUTE_DTYPE[dtype] != dtype:
         precision = "tf32"  # which has all the digits of a half type, and the range of the float32 it is widened to
-    return xp, Problem(array_library(xp), dtype, device, N, T, D, H, bool(training), precision)
+    return Problem(array_library(xp), dtype, device, *map(int, x.shape), H, bool(training), precision or "ieee")
 
 
 def sequence_lengths(function, lengths, x, xp):

@@ -18,7 +18,19 @@ from .checks import Array
 from .configuration import check_configuration
 from .directions import return_direction, run_direction
 from .masks import Masks
-from .parameters import Direction, State, check_parameters, check_state, initial, state_shapes
+from .parameters import (
+    Direction,
+    Expected,
+    State,
+    check_parameters,
+    check_state,
+    expected,
+    fit,
+    initial,
+    stacked,
+    state_fits,
+    state_shapes,
+)
 from .variants import Cell
 
 
@@ -188,9 +200,9 @@ class LSTM:
         return self.cell == variants.PLAIN and not (self.proj_size or self.peepholes or self.layer_norm)
 
     @cached_property
-    def expected(self) -> streaming.Expected:
-        """The shapes that a step expects."""
-        return streaming.expected(self)
+    def expected(self) -> Expected:
+        """The shapes that it expects of parameters and states."""
+        return expected(self)
 
     def init(self, xp: Any = np, dtype: Any = "float32", device: Any = None, seed: int = 0) -> tuple[Direction, ...]:
         r"""Random parameters: weights uniform in :math:`\pm 1/\sqrt H`, biases 0, that of the forget gate forget_bias.
@@ -276,10 +288,13 @@ class LSTM:
         Cost: 8 N T H (D + R) flop for each layer and direction, and 2 N T H P with a projection.
         """
         function = "LSTM.forward"
-        arrays = check_parameters(function, self, params)
-        xp, _ = checks.one_library(function, {"x": _given(function, "x", x), **arrays})
+        if type(x) is np.ndarray and fit(self.expected, params, x):
+            xp = np
+        else:
+            arrays = check_parameters(function, self, params)
+            xp, _ = checks.one_library(function, {"x": _given(function, "x", x), **arrays})
         x, N, T = self._sequences(function, "x", x, self.input_size, xp)
-        if state is not None:
+        if state is not None and not (xp is np and state_fits(self.expected, state, N, x)):
             checks.one_library(function, {"x": x, **check_state(function, self, state, N)})
         lengths = checks.sequence_lengths(function, lengths, x, xp)
         masks = random_masks.settle(function, self, masks, rng, x, N, T, xp)
@@ -290,8 +305,8 @@ class LSTM:
             for k in self._indices(layer):
                 h0, c0 = (None, None) if state is None else (part[k, ...] for part in state)
                 y, cache = run_direction(
-                    params[k], features, h0, c0, self.cell, masks.of(k), lengths=lengths, reverse=self._reversed(k),
-                    training=training, engine=self.engine, precision=self.precision,
+                    params[k], features, h0, c0, self.cell, masks.of(k), xp, lengths=lengths,
+                    reverse=self._reversed(k), training=training, engine=self.engine, precision=self.precision,
                 )  # fmt: skip
                 outputs.append(y)
                 caches.append(cache)
@@ -300,7 +315,7 @@ class LSTM:
             features = xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         y = xp.permute_dims(features, (1, 0, 2)) if self.time_major else features
         cache = LayerCache(self, tuple(params), tuple(caches), masks, lengths, x if training else None)
-        return y, State(xp.stack(h_n), xp.stack(c_n)), cache
+        return y, stacked(h_n, c_n, xp), cache
 
     def backward(
         self, dy: Array | None, cache: LayerCache, *, dstate: State | None = None
@@ -370,7 +385,7 @@ class LSTM:
         order = range(len(gradients))
         return (
             down,
-            State(*(xp.stack([v[k] for k in order]) for v in (dh0, dc0))),
+            stacked([dh0[k] for k in order], [dc0[k] for k in order], xp),
             tuple(gradients[k] for k in order),
         )
 
