@@ -92,7 +92,7 @@ def test_a_model_of_keras_runs_on_numpy(command, tmp_path):
         network, params = weights.load(destination)
         y = run(network, params, witness["x"] if y is None else witness["first"])[0]
         assert y.dtype == witness[name].dtype == np.float32
-        assert_close(y, witness[name].astype(np.float64), steps=6, name=name)
+        assert_close(y, witness[name], like=y, steps=6, name=name)
 
 
 def test_the_converted_file_needs_no_framework(command, tmp_path):
