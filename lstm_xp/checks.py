@@ -190,7 +190,7 @@ def _listed(values):
 def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
     """Check the arguments of a time step; return xp."""
     arrays = {"x": x, "prev_h": prev_h, "prev_c": prev_c, "Wx": Wx, "Wh": Wh, "b": b}
-    xp, _ = one_library(function, _required(function, arrays, optional=("b",)))
+    xp, _ = one_library(function, required(function, arrays, optional=("b",)))
     N, D = _dimensions(function, "x", x, "(N, D)", "For a whole sequence (N, T, D) use lstm_forward.")
     _, H = _dimensions(function, "prev_h", prev_h, "(N, H)")
     _sizes(function, D=D, H=H)
@@ -202,7 +202,7 @@ def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
 def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     """Check the arguments of a sequence; return xp and the `Problem`."""
     arrays = {"x": x, "h0": h0, "c0": c0, "Wx": Wx, "Wh": Wh, "b": b}
-    xp, device = one_library(function, _required(function, arrays, optional=("h0", "c0", "b")))
+    xp, device = one_library(function, required(function, arrays, optional=("h0", "c0", "b")))
     N, T, D = _dimensions(function, "x", x, "(N, T, D)", "For one step (N, D) use lstm_step_forward.")
     if h0 is not None:
         _, H = _dimensions(function, "h0", h0, "(N, H)")
@@ -275,7 +275,8 @@ def cotangents(function, arrays, rules, like, context):
     shapes(function, arrays, rules, context)
 
 
-def _required(function, arrays, optional):
+def required(function, arrays, optional=()):
+    """Check that the named arrays are there; return them."""
     for name, array in arrays.items():
         if array is None and name not in optional:
             raise TypeError(f"{function}: {name} must be an array; got None.")

@@ -274,13 +274,24 @@ class LSTM:
         Notes
         -----
         Cost: 8 N T H (D + R) flop for each layer and direction, and 2 N T H P with a projection.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lstm_xp import LSTM
+        >>> network, state = LSTM(3, 4, num_layers=2), None
+        >>> params, x = network.init(), np.ones((1, 9, 3), dtype=np.float32)
+        >>> for chunk in (x[:, :5], x[:, 5:]):  # a stream: the state goes on
+        ...     y, state, _ = network.forward(params, chunk, state, training=False)
+        >>> bool(np.allclose(y, network.forward(params, x)[0][:, 5:]))
+        True
         """
         function = "LSTM.forward"
         if type(x) is np.ndarray and parameters.fit(self.expected, params, x):
             xp = np
         else:
             arrays = parameters.check_parameters(function, self, params)
-            xp, _ = checks.one_library(function, {"x": _given(function, "x", x), **arrays})
+            xp, _ = checks.one_library(function, checks.required(function, {"x": x, **arrays}))
         x, N, T = self._sequences(function, "x", x, self.input_size, xp)
         if state is not None and not (xp is np and parameters.state_fits(self.expected, state, N, x)):
             checks.one_library(function, {"x": x, **parameters.check_state(function, self, state, N)})
@@ -436,9 +447,3 @@ class LSTM:
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)
-
-
-def _given(function, name, array):
-    if array is None:
-        raise TypeError(f"{function}: {name} must be an array; got None.")
-    return array

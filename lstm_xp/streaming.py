@@ -89,9 +89,7 @@ def _checked(network, params, x, state):
         which = "bidirectional" if network.bidirectional else "reversed"
         raise ValueError(f"{function}: a {which} network needs the whole sequence: use forward.")
     arrays = check_parameters(function, network, params)
-    if x is None:
-        raise TypeError(f"{function}: x_t must be an array; got None.")
-    xp, _ = checks.one_library(function, {"x_t": x, **arrays})
+    xp, _ = checks.one_library(function, checks.required(function, {"x_t": x, **arrays}))
     found = checks.shape_of(function, "x_t", x)
     if len(found) != 2 or found[1] != network.input_size:
         raise ValueError(f"{function}: x_t must have shape (N, D) with D = {network.input_size}; got {found}.")
