@@ -48,6 +48,7 @@ def namespace(array):
     return np if isinstance(array, np.ndarray) else array_api_compat.array_namespace(array)
 
 
+@cache
 def array_library(xp):
     """A namespace's library by its short name: numpy, cupy, torch, jax, dask, array_api_strict, ..."""
     return xp.__name__.removeprefix("array_api_compat.").partition(".")[0]
@@ -189,7 +190,7 @@ def _listed(values):
 def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
     """Check the arguments of a time step; return xp."""
     arrays = {"x": x, "prev_h": prev_h, "prev_c": prev_c, "Wx": Wx, "Wh": Wh, "b": b}
-    xp, _ = one_library(function, _required(function, arrays, optional=("b",)))
+    xp, _ = one_library(function, required(function, arrays, optional=("b",)))
     N, D = _dimensions(function, "x", x, "(N, D)", "For a whole sequence (N, T, D) use lstm_forward.")
     _, H = _dimensions(function, "prev_h", prev_h, "(N, H)")
     _sizes(function, D=D, H=H)
@@ -201,7 +202,7 @@ def step_arguments(function, x, prev_h, prev_c, Wx, Wh, b):
 def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     """Check the arguments of a sequence; return xp and the `Problem`."""
     arrays = {"x": x, "h0": h0, "c0": c0, "Wx": Wx, "Wh": Wh, "b": b}
-    xp, device = one_library(function, _required(function, arrays, optional=("h0", "c0", "b")))
+    xp, device = one_library(function, required(function, arrays, optional=("h0", "c0", "b")))
     N, T, D = _dimensions(function, "x", x, "(N, T, D)", "For one step (N, D) use lstm_step_forward.")
     if h0 is not None:
         _, H = _dimensions(function, "h0", h0, "(N, H)")
@@ -211,13 +212,17 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
         context = f"x {(N, T, D)} and Wh {tuple(Wh.shape)}"
     _sizes(function, D=D, H=H)
     shapes(function, arrays, _rules("h0", "c0", N, D, H), context)
-    precision = precision or "ieee"
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
+    return xp, problem(x, device, H, training, precision, xp)
+
+
+def problem(x, device, H, training, precision, xp):
+    """The `Problem` of a sequence x (N, T, D) that was checked."""
     dtype = dtype_name(x.dtype)
-    if COMPUTE_DTYPE.get(dtype, dtype) != dtype:
+    if COMPUTE_DTYPE[dtype] != dtype:
         precision = "tf32"  # which has all the digits of a half type, and the range of the float32 it is widened to
-    return xp, Problem(array_library(xp), dtype, device, N, T, D, H, bool(training), precision)
+    return Problem(array_library(xp), dtype, device, *map(int, x.shape), H, bool(training), precision or "ieee")
 
 
 def sequence_lengths(function, lengths, x, xp):
@@ -270,7 +275,8 @@ def cotangents(function, arrays, rules, like, context):
     shapes(function, arrays, rules, context)
 
 
-def _required(function, arrays, optional):
+def required(function, arrays, optional=()):
+    """Check that the named arrays are there; return them."""
     for name, array in arrays.items():
         if array is None and name not in optional:
             raise TypeError(f"{function}: {name} must be an array; got None.")

@@ -1,22 +1,23 @@
 """One direction of one layer: the plain cell through an engine, anything else through the general recurrence."""
 
-from . import variants
+from . import checks, sequence, variants
 from .parameters import Direction
-from .sequence import lstm_backward, lstm_forward
 
 
-def run_direction(p, x, h0, c0, cell, masks, *, lengths, reverse, training, engine="auto", precision=None):
-    """h (N, T, R) and the cache: of `lstm_forward`, or of `variants.forward`, each with h_n, c_n and the gates."""
-    order = {"lengths": lengths, "reverse": reverse}
+def run_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, training, engine="auto", precision=None):
+    """h (N, T, R) and the cache: of `lstm_forward`, or of `variants.forward`, each with h_n, c_n and the gates.
+
+    The arguments are not checked here.
+    """
     if variants.is_plain(p, cell, masks):
-        options = {"training": training, "engine": engine, "precision": precision}
-        return lstm_forward(x, h0, p.Wx, p.Wh, p.b, c0=c0, **order, **options)
-    return variants.forward(x, h0, c0, p, cell, masks, keep=training, **order)
+        problem = checks.problem(x, checks.device(x), p.Wh.shape[0], training, precision, xp)
+        return sequence.run(problem, x, h0, p.Wx, p.Wh, p.b, c0, lengths, reverse, engine, xp)
+    return variants.forward(x, h0, c0, p, cell, masks, lengths=lengths, reverse=reverse, keep=training)
 
 
 def return_direction(dy, dh_n, dc_n, cache):
     """The gradients of x, h0, c0 and the parameters, from those of h, h_n and c_n."""
     if isinstance(cache, variants.VariantCache):
         return variants.backward(dy, dh_n, dc_n, cache)
-    found = lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n)
+    found = sequence.lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n)
     return found.dx, found.dh0, found.dc0, Direction(found.dWx, found.dWh, found.db)

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checks, streaming, variants
+from . import checks, parameters, streaming, variants
 from . import masks as random_masks
 from .activations import activation
 from .checks import Array
 from .configuration import check_configuration
 from .directions import return_direction, run_direction
 from .masks import Masks
-from .parameters import Direction, State, check_parameters, check_state, initial, state_shapes
+from .parameters import Direction, Expected, State
 from .variants import Cell
 
 
@@ -188,9 +188,9 @@ class LSTM:
         return self.cell == variants.PLAIN and not (self.proj_size or self.peepholes or self.layer_norm)
 
     @cached_property
-    def expected(self) -> streaming.Expected:
-        """The shapes that a step expects."""
-        return streaming.expected(self)
+    def expected(self) -> Expected:
+        """The shapes that it expects of parameters and states."""
+        return parameters.expected(self)
 
     def init(self, xp: Any = np, dtype: Any = "float32", device: Any = None, seed: int = 0) -> tuple[Direction, ...]:
         r"""Random parameters: weights uniform in :math:`\pm 1/\sqrt H`, biases 0, that of the forget gate forget_bias.
@@ -222,7 +222,7 @@ class LSTM:
         >>> LSTM(3, 4).init(seed=1)[0].b[3:9]
         array([0., 1., 1., 1., 1., 0.], dtype=float32)
         """
-        return initial(self, xp, dtype, device, seed)
+        return parameters.initial(self, xp, dtype, device, seed)
 
     def forward(
         self,
@@ -274,13 +274,27 @@ class LSTM:
         Notes
         -----
         Cost: 8 N T H (D + R) flop for each layer and direction, and 2 N T H P with a projection.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lstm_xp import LSTM
+        >>> network, state = LSTM(3, 4, num_layers=2), None
+        >>> params, x = network.init(), np.ones((1, 9, 3), dtype=np.float32)
+        >>> for chunk in (x[:, :5], x[:, 5:]):  # a stream: the state goes on
+        ...     y, state, _ = network.forward(params, chunk, state, training=False)
+        >>> bool(np.allclose(y, network.forward(params, x)[0][:, 5:]))
+        True
         """
         function = "LSTM.forward"
-        arrays = check_parameters(function, self, params)
-        xp, _ = checks.one_library(function, {"x": _given(function, "x", x), **arrays})
+        if type(x) is np.ndarray and parameters.fit(self.expected, params, x):
+            xp = np
+        else:
+            arrays = parameters.check_parameters(function, self, params)
+            xp, _ = checks.one_library(function, checks.required(function, {"x": x, **arrays}))
         x, N, T = self._sequences(function, "x", x, self.input_size, xp)
-        if state is not None:
-            checks.one_library(function, {"x": x, **check_state(function, self, state, N)})
+        if state is not None and not (xp is np and parameters.state_fits(self.expected, state, N, x)):
+            checks.one_library(function, {"x": x, **parameters.check_state(function, self, state, N)})
         lengths = checks.sequence_lengths(function, lengths, x, xp)
         masks = random_masks.settle(function, self, masks, rng, x, N, T, xp)
         caches, h_n, c_n, features = [], [], [], x
@@ -290,8 +304,8 @@ class LSTM:
             for k in self._indices(layer):
                 h0, c0 = (None, None) if state is None else (part[k, ...] for part in state)
                 y, cache = run_direction(
-                    params[k], features, h0, c0, self.cell, masks.of(k), lengths=lengths, reverse=self._reversed(k),
-                    training=training, engine=self.engine, precision=self.precision,
+                    params[k], features, h0, c0, self.cell, masks.of(k), xp, lengths=lengths,
+                    reverse=self._reversed(k), training=training, engine=self.engine, precision=self.precision,
                 )  # fmt: skip
                 outputs.append(y)
                 caches.append(cache)
@@ -300,7 +314,7 @@ class LSTM:
             features = xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         y = xp.permute_dims(features, (1, 0, 2)) if self.time_major else features
         cache = LayerCache(self, tuple(params), tuple(caches), masks, lengths, x if training else None)
-        return y, State(xp.stack(h_n), xp.stack(c_n)), cache
+        return y, parameters.stacked(h_n, c_n, xp), cache
 
     def backward(
         self, dy: Array | None, cache: LayerCache, *, dstate: State | None = None
@@ -343,12 +357,12 @@ class LSTM:
         xp, (N, T, _) = checks.namespace(cache.x), cache.x.shape
         dh, dc = (None, None) if dstate is None else dstate
         if dstate is not None:
-            check_state(function, self, dstate, N, "dstate")
+            parameters.check_state(function, self, dstate, N, "dstate")
         width = self.directions * self.output_size
         size = (T, N, width) if self.time_major else (N, T, width)
         letters = "(T, N, directions * R)" if self.time_major else "(N, T, directions * R)"
         rules = {"dy": (letters, size)}
-        rules |= {f"d{part} of dstate": rule for part, rule in state_shapes(self, N).items()}
+        rules |= {f"d{part} of dstate": rule for part, rule in parameters.state_shapes(self, N).items()}
         given = {"dy": dy, "dh of dstate": dh, "dc of dstate": dc}
         checks.cotangents(function, given, rules, cache.x, f"x {tuple(cache.x.shape)}")
 
@@ -370,7 +384,7 @@ class LSTM:
         order = range(len(gradients))
         return (
             down,
-            State(*(xp.stack([v[k] for k in order]) for v in (dh0, dc0))),
+            parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp),
             tuple(gradients[k] for k in order),
         )
 
@@ -433,9 +447,3 @@ class LSTM:
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)
-
-
-def _given(function, name, array):
-    if array is None:
-        raise TypeError(f"{function}: {name} must be an array; got None.")
-    return array

@@ -126,14 +126,20 @@ def lstm_forward(
     """
     xp, problem = checks.sequence_arguments("lstm_forward", x, h0, Wx, Wh, b, c0, training, precision)
     lengths = checks.sequence_lengths("lstm_forward", lengths, x, xp)
+    return run(problem, x, h0, Wx, Wh, b, c0, lengths, bool(reverse), engine, xp)
+
+
+def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
+    """`lstm_forward` of arguments that were checked."""
     chosen = engines.choose(engine, problem)
-    product, at_once = engines.product(chosen), hasattr(chosen, "layer")
-    N, T, H = problem.N, problem.T, problem.H
+    at_once = hasattr(chosen, "layer")
+    N, T, H, training = problem.N, problem.T, problem.H, problem.training
     timeline = Timeline.of(x, lengths, reverse, xp)
     wide, narrow = conversions(x, xp)
-    start_h, start_c, h, c = _states(h0, c0, (N, H), x, timeline, xp)
+    start_h, start_c, h, c = _states(h0, c0, (N, H), wide, narrow, timeline, x)
     h_n, c_n = h, c
-    keep = training or lengths is not None  # a row may end at any step: its c_n is then looked up in c
+    # c_n is looked up where a row ends: it is carried from there, but not past a NaN in h, which reaches every gate.
+    keep = training or lengths is not None
 
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
@@ -141,7 +147,7 @@ def lstm_forward(
         if at_once:
             left = None if lengths is None else lengths - start
             return chosen.layer(steps, prev_h, prev_c, wide(Wx), Wh, None if b is None else wide(b), left, keep=keep)
-        a = product(rows_of(steps, xp), wide(Wx), None if b is None else wide(b))
+        a = engines.product(chosen)(rows_of(steps, xp), wide(Wx), None if b is None else wide(b))
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
         return chosen.forward(a, prev_h, prev_c, Wh, keep=keep)
 
@@ -170,7 +176,7 @@ def lstm_forward(
     if training:
         kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))
     used = chosen.name if isinstance(engine, str) else chosen
-    return h, SequenceCache(*kept, h_n, c_n, lengths, bool(reverse), problem.precision, used)
+    return h, SequenceCache(*kept, h_n, c_n, lengths, reverse, problem.precision, used)
 
 
 def lstm_backward(
@@ -263,7 +269,7 @@ def lstm_backward(
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
     wide, narrow = conversions(x, xp)
-    _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), x, timeline, xp)
+    _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), wide, narrow, timeline, x)
 
     # What the gradients of the final state come to where no step lies between it and the initial state.
     through_h = xp.zeros_like(c0) if dh_n is None else wide(dh_n)
@@ -342,9 +348,9 @@ def explain(
     return f"{engines.choose(engine, problem).name}: runs, as asked for"
 
 
-def _states(h0, c0, shape, x, timeline, xp):
+def _states(h0, c0, shape, wide, narrow, timeline, x):
     """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
-    wide, narrow = conversions(x, xp)
+    xp = timeline.xp
     zeros = xp.zeros(shape, dtype=checks.compute_dtype(x, xp), device=timeline.device)
     start_h = narrow(zeros) if h0 is None else h0
     start_c = zeros if c0 is None else wide(c0)

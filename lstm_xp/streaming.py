@@ -1,42 +1,19 @@
 """One step of a stream through a network: few calls beside the step itself, for at N = 1 they are what costs.
 
-What is right is recognised by comparing shapes and dtypes with those expected, which takes about a microsecond; only
-what is not goes through the checks that say why.
+What is right is recognised at a glance; only what is not goes through the checks that say why.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
 
 from . import checks, engines, variants
 from .cell import conversions
 from .checks import Problem
-from .parameters import Direction, State, check_parameters, check_state, shapes, state_shapes
-
-
-class Expected(NamedTuple):
-    """The shapes of one direction of each layer (None: it has no such parameter)."""
-
-    parameters: tuple
-    D: int
-    K: int
-    H: int
-    R: int
-
-
-def expected(network):
-    """The shapes that a step through a network expects: none fits where the network needs the whole sequence."""
-    if network.bidirectional or network.reverse:
-        return Expected((), 0, 0, 0, 0)
-    each = []
-    for layer in range(network.num_layers):
-        has = shapes(network, layer)
-        each.append(tuple(has[name][1] if name in has else None for name in Direction._fields))
-    return Expected(tuple(each), network.input_size, network.num_layers, network.hidden_size, network.output_size)
+from .parameters import State, check_parameters, check_state, fit, stacked, state_fits, state_shapes
 
 
 def step(network, params, x, state):
     """`LSTM.step`."""
-    if state is None or not _fits(network.expected, params, x, state):
+    if state is None or not _fits(network, params, x, state):
         state = _checked(network, params, x, state)
     h, c = state
     run = _plain_step if network.plain else _variant_step
@@ -48,15 +25,16 @@ def step(network, params, x, state):
         y, next_c = run(network, p, y, h[layer, ...], c[layer, ...])
         all_h.append(y)
         all_c.append(next_c)
-    xp = checks.namespace(x)
-    return y, State(xp.stack(all_h), xp.stack(all_c))
+    return y, stacked(all_h, all_c, checks.namespace(x))
 
 
 def _plain_step(network, p, x, h, c):
     device = getattr(x, "device", None)  # only a key: None where the library, or a tracer, has none
     if type(device).__hash__ is None:
         device = _Key(device)
-    run = _step_of(network.engine, checks.namespace(x), x.dtype, device, *x.shape, h.shape[1])
+    # An engine that is an object need not be hashable.
+    find = _step_of if isinstance(network.engine, str) else _step_of.__wrapped__
+    run = find(network.engine, checks.namespace(x), x.dtype, device, *x.shape, h.shape[1])
     return run(x, h, c, p.Wx, p.Wh, p.b)
 
 
@@ -96,25 +74,12 @@ def _step_of(engine, xp, dtype, device, N, D, H):
     return next(able).step
 
 
-def _fits(expected, params, x, state):
-    """Whether types, shapes and dtypes are those expected, at a glance."""
-    if type(params) is not tuple or type(state) is not State or len(params) != len(expected.parameters):
+def _fits(network, params, x, state):
+    """Whether a step can be taken, at a glance."""
+    expected, shape = network.expected, getattr(x, "shape", ())
+    if len(shape) != 2 or shape[1] != expected.D or network.bidirectional or network.reverse:
         return False
-    h, c = state
-    kind, dtype, shape = type(x), getattr(x, "dtype", None), getattr(x, "shape", ())
-    if type(h) is not kind or type(c) is not kind or len(shape) != 2 or shape[1] != expected.D:
-        return False
-    if h.shape != (expected.K, shape[0], expected.R) or c.shape != (expected.K, shape[0], expected.H):
-        return False
-    if h.dtype is not dtype or c.dtype is not dtype:
-        return False
-    for p, sizes in zip(params, expected.parameters, strict=True):
-        for array, shape in zip(p, sizes):  # noqa: B905  strict takes longer than the comparisons
-            if array is shape:  # None: there is no such parameter
-                continue
-            if array is None or array.dtype is not dtype or array.shape != shape or type(array) is not kind:
-                return False
-    return True
+    return fit(expected, params, x) and state_fits(expected, state, shape[0], x)
 
 
 def _checked(network, params, x, state):
@@ -124,9 +89,7 @@ def _checked(network, params, x, state):
         which = "bidirectional" if network.bidirectional else "reversed"
         raise ValueError(f"{function}: a {which} network needs the whole sequence: use forward.")
     arrays = check_parameters(function, network, params)
-    if x is None:
-        raise TypeError(f"{function}: x_t must be an array; got None.")
-    xp, _ = checks.one_library(function, {"x_t": x, **arrays})
+    xp, _ = checks.one_library(function, checks.required(function, {"x_t": x, **arrays}))
     found = checks.shape_of(function, "x_t", x)
     if len(found) != 2 or found[1] != network.input_size:
         raise ValueError(f"{function}: x_t must have shape (N, D) with D = {network.input_size}; got {found}.")

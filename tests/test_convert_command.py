@@ -79,6 +79,22 @@ def test_a_bidirectional_lstm_of_pytorch_runs_on_numpy(command, tmp_path):
         assert_close(module(torch.asarray(x))[0].numpy(), found, steps=12)
 
 
+def test_a_model_of_keras_runs_on_numpy(command, tmp_path):
+    """A file that Keras wrote, layer after layer, against what Keras computed."""
+    pytest.importorskip("h5py")
+    data = Path(__file__).with_name("data")
+    witness, y = np.load(data / "keras_lstm.npz"), None
+    for name in ("first", "both"):
+        destination = tmp_path / f"{name}.npz"
+        status, printed, told = command("convert", data / "keras_lstm.keras", destination, "--name", name)
+        assert (status, told) == (0, "")
+        assert printed.startswith(f"{destination}: 1 layer, ")
+        network, params = weights.load(destination)
+        y = run(network, params, witness["x"] if y is None else witness["first"])[0]
+        assert y.dtype == witness[name].dtype == np.float32
+        assert_close(y, witness[name], like=y, steps=6, name=name)
+
+
 def test_the_converted_file_needs_no_framework(command, tmp_path):
     """Reading and running it imports NumPy, array-api-compat and safetensors, and no other package."""
     path = saved(tmp_path / "lstm.safetensors")
@@ -94,10 +110,10 @@ def test_the_converted_file_needs_no_framework(command, tmp_path):
     assert not {"torch", "h5py", "onnx", "keras", "ml_dtypes", "jax", "hypothesis"} & found
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".onnx"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".onnx", ".weights.h5"])
 def test_from_format_to_format_and_back(command, tmp_path, suffix):
-    if suffix == ".onnx":
-        pytest.importorskip("onnx")
+    if suffix in (".onnx", ".weights.h5"):
+        pytest.importorskip({".onnx": "onnx", ".weights.h5": "h5py"}[suffix])
     source, there, back = (tmp_path / name for name in ("a.npz", f"b{suffix}", "c.safetensors"))
     network = LSTM(D, H, bidirectional=True)
     weights.save(source, network, parameters_of(network, asarray=np.float32))
@@ -212,7 +228,7 @@ def wrong(tmp_path):
         ("convert", tmp_path / "none.safetensors", new): "no LSTM found: no tensor is called weight_hh_l0, or",
         ("inspect", tmp_path / "none.safetensors"): "no LSTM found (format pytorch: names of PyTorch's state dicts)",
         ("convert", good, tmp_path / "new.txt"): "the suffix must be one of",
-        ("convert", good, tmp_path / "new.keras"): "files of the format keras cannot be written",
+        ("convert", good, tmp_path / "new.keras"): "of Keras's files, those of weights alone can be written",
         ("convert", good, tmp_path / "no" / "new.npz"): "No such file or directory",
         ("convert", good, new, "--name", "encoder"): "no LSTM is called 'encoder'; found: ''",
         ("convert", good, new, "--from", "caffe"): "invalid choice: 'caffe'",

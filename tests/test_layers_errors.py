@@ -256,6 +256,11 @@ STEP = [
     ({"params": changed(1, Wh=zeros(H, 4 * H, dtype="float32"))}, TypeError, "LSTM.step: all arrays must share one"),
     ({"params": changed(0, b=None)}, ValueError, "LSTM.step: b of params[0] (layer 0, forward) must have shape"),
     ({"params": changed(0, Wp=zeros(H, 2))}, ValueError, "LSTM.step: Wp of params[0] (layer 0, forward) must be None"),
+    (
+        {"params": tuple(tuple(p) for p in changed(0))},
+        TypeError,
+        "LSTM.step: params[0] must be a Direction; got tuple.",
+    ),
 ]
 
 
@@ -265,6 +270,19 @@ def test_step(arguments, kind, message):
         step(**arguments)
     assert str(caught.value).startswith(message), caught.value
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"peepholes": True}], ids=["plain", "variant"])
+def test_integers_are_no_input(options):
+    """All of one dtype, but of none that there is: whatever is compared at a glance."""
+    network = LSTM(D, H, 2, **options)
+    params = tuple(Direction(*(None if v is None else v.astype(np.int64) for v in p)) for p in network.init())
+    x, state = zeros(N, T, D, dtype="int64"), State(HIDDEN.astype(np.int64), CELL.astype(np.int64))
+    message = r"arrays must have a floating dtype \(.*\); got int64\."
+    with pytest.raises(TypeError, match=r"LSTM\.step: " + message):
+        network.step(params, x[:, 0], state)
+    with pytest.raises(TypeError, match=r"LSTM\.forward: " + message):
+        network.forward(params, x, state)
 
 
 def test_a_step_without_input():

@@ -1,6 +1,7 @@
 """Streams: a sequence fed step by step, or in chunks of any size, gives what it gives fed whole."""
 
 from threading import Thread
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from layer_problems import NETWORKS, D, H, N, T, compare, forward, network_of, o
 from problems import same_bits, skip_without
 
 from lstm_xp import LSTM, State, lstm_forward, lstm_step_forward, streaming
+from lstm_xp.engines import numpy_fused
 from lstm_xp.libraries import DTYPES, to_numpy
 
 ONE_WAY = [kind for kind, options in NETWORKS.items() if not (options.get("bidirectional") or options.get("reverse"))]
@@ -240,6 +242,19 @@ def test_parameters_changed_in_place_are_seen(engine):
         (y, (_, c)), (expected, (_, other)) = (network.step(given, x, state) for given in (params, fresh))
         assert same_bits(np.array(y), np.array(expected)), name
         assert same_bits(np.array(c), np.array(other)), name
+
+
+def test_an_engine_of_ones_own_need_not_be_hashable():
+    own = SimpleNamespace(**{name: getattr(numpy_fused, name) for name in (
+        "name", "refuses", "declines", "forward", "backward", "step")})  # fmt: skip
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(own)
+    values = random_values(LSTM(D, H))
+    network, other = LSTM(D, H, engine=own), LSTM(D, H, engine="numpy_fused")
+    params, x, state = params_of(network, values), values["x"][:, 0], State(values["h"], values["c"])
+    assert same_bits(network.step(params, x, state)[0], other.step(params, x, state)[0])
+    y, _, cache = network.forward(params, values["x"], state)
+    assert same_bits(network.backward(y, cache)[0], other.backward(y, other.forward(params, values["x"], state)[2])[0])
 
 
 def test_networks_dtypes_and_batches_in_turn(engine):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lstm_xp import LSTM, State
+from lstm_xp import LSTM, State, weights
 from lstm_xp.libraries import to_numpy
 from lstm_xp.testing import assert_close
 from lstm_xp.weights import keras_file
@@ -305,6 +305,41 @@ def test_layers_put_together(tmp_path):
     same(params, back)
     with pytest.raises(ValueError, match="two: return_sequences is False, so no layer can follow"):
         read(path, "two+one")
+    path = tmp_path / "model.weights.h5"  # which does not say
+    path.write_bytes(data)
+    found, back = read(path, "lstm+lstm_1")
+    assert found == network
+    same(params, back)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("network", [NETWORKS[name] for name in NETWORKS if name != "reverse"])
+def test_a_written_file_and_back_is_exact(network, dtype, tmp_path):
+    pytest.importorskip("h5py")
+    path, params = tmp_path / "model.weights.h5", different(network, dtype)
+    weights.write(path, network, params)
+    assert len(names(path)) == network.num_layers
+    again, back = weights.read(path, "+".join(names(path)))
+    assert again == network
+    same(params, back)
+    with pytest.raises(FileExistsError):
+        weights.write(path, network, params)
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "message"),
+    [
+        ("m.keras", LSTM(3, 4), r"m\.keras: of Keras's files, those of weights alone can be written: \*\.weights\.h5"),
+        ("m.h5", LSTM(3, 4), r"m\.h5: of Keras's files, those of weights alone can be written"),
+        ("m.weights.h5", LSTM(3, 4, reverse=True), "a file of weights alone cannot hold a network with reverse=True"),
+        ("m.weights.h5", LSTM(3, 4, activations=("Relu",) * 3), "cannot hold a network with activations="),
+        ("m.weights.h5", LSTM(3, 4, peepholes=True), "cannot hold a network with peepholes=True"),
+    ],
+)
+def test_what_is_not_written(name, network, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        weights.write(tmp_path / name, network, network.init())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("root", ["model_weights/", ""])
@@ -616,14 +651,31 @@ def test_to_keras_and_from_keras_with_keras(keras):
     options = {"return_sequences": True, "recurrent_activation": "hard_sigmoid", "activation": "softsign"}
     layers = [keras.layers.Bidirectional(keras.layers.LSTM(4, **options)) for _ in range(2)]
     model = keras.Sequential([keras.Input((None, 3)), *layers])
-    for layer, weights in zip(layers, to_keras(hard, params), strict=True):
-        layer.set_weights(weights)
+    for layer, arrays in zip(layers, to_keras(hard, params), strict=True):
+        layer.set_weights(arrays)
     found, back = from_keras(*(layer.get_weights() for layer in layers), activations=hard.activations)
     assert found == hard
     same(params, back)
     x = np.random.default_rng(1).standard_normal((3, 5, 3)).astype("float32")
     y = np.asarray(model.predict(x, verbose=0))
     assert_close(y, hard.forward(double(params), x.astype("float64"))[0], like=y, steps=10)
+
+
+@pytest.mark.parametrize(
+    "network", [LSTM(3, 4, num_layers=2), LSTM(3, 4, num_layers=3, bidirectional=True, bias=False)]
+)
+def test_keras_loads_what_is_written(keras, network, tmp_path):
+    params, path = different(network), tmp_path / "model.weights.h5"
+    weights.write(path, network, params)
+    layers = []
+    for _ in range(network.num_layers):
+        inner = keras.layers.LSTM(4, return_sequences=True, use_bias=network.bias)
+        layers += [keras.layers.Bidirectional(inner) if network.bidirectional else inner, keras.layers.Dropout(0.5)]
+    model = keras.Sequential([keras.Input((None, 3)), *layers])
+    model.load_weights(path)
+    x = np.random.default_rng(1).standard_normal((3, 5, 3)).astype("float32")
+    y = np.asarray(model.predict(x, verbose=0))
+    assert_close(y, network.forward(double(params), x.astype("float64"))[0], like=y, steps=15)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "relu", "linear", "elu", "softsign", "softplus", "hard_sigmoid"])

@@ -2,11 +2,12 @@
 
 Formats are found by the suffix, and by what is in the file: .safetensors and .npz of this package or with PyTorch's
 names, .keras and .h5 (.weights.h5) of Keras, .onnx. Written are .safetensors and .npz of this package, unless --to
-says otherwise. PyTorch's pickles (.pt, .pth, .bin) are never read.
+says otherwise, .weights.h5 and .onnx. PyTorch's pickles (.pt, .pth, .bin) are never read.
 
 examples:
   lstm-xp convert torch.safetensors lstm.safetensors
   lstm-xp convert model.keras lstm.npz --name encoder
+  lstm-xp convert model.keras lstm.npz --name bidirectional+bidirectional_1   (layers of one network)
   lstm-xp convert lstm.safetensors for_torch.safetensors --to pytorch
 """
 

@@ -70,9 +70,10 @@ def load(engine, precision="ieee"):
     """An engine by its name, or an object that is an engine already; with products of a precision, if it has them."""
     if isinstance(engine, str):
         engine = _module(engine)
-    missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
-    if missing:
-        raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
+    else:
+        missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
+        if missing:
+            raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
     return engine.at(precision) if precision != "ieee" and hasattr(engine, "at") else engine
 
 

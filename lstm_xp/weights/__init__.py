@@ -85,10 +85,26 @@ def __dir__():
 def format_of(path):
     """The name of a file's format, by its suffix and what is in it.
 
+    Parameters
+    ----------
+    path : str or path
+        Looked into where several formats have its suffix.
+
+    Returns
+    -------
+    str
+        One of `FORMATS`.
+
     Raises
     ------
     ValueError
         If the suffix belongs to none, or the file is damaged.
+
+    Examples
+    --------
+    >>> from lstm_xp import weights
+    >>> weights.format_of("model.keras")
+    'keras'
     """
     path = Path(path)
     for name in _with_suffix(path):
@@ -106,7 +122,38 @@ def module_of(name):
 
 
 def names(path, *, format=None):
-    """The names of the LSTMs in a file; "" is one without a name."""
+    """The names of the LSTMs in a file.
+
+    Parameters
+    ----------
+    path : str or path
+        Its suffix is one of those in `FORMATS`.
+    format : str or None
+        One of `FORMATS`; None to find out.
+
+    Returns
+    -------
+    list of str
+        What `read` takes as name; "" is an LSTM without a name.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As by `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from lstm_xp import LSTM, weights
+    >>> network = LSTM(3, 4)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory) / "model.npz"
+    ...     np.savez(path, **weights.to_pytorch(network, network.init(), prefix="encoder.lstm"))
+    ...     weights.names(path)
+    ['encoder.lstm']
+    """
     return module_of(format or format_of(path)).names(path)
 
 

@@ -11,11 +11,17 @@ repeats its output, unless zero_output_for_mask. No bias is summed: gradients ma
 References: https://keras.io/api/layers/recurrent_layers/lstm/ and .../bidirectional/
 """
 
+import io
+from pathlib import Path
+
+from ..files import write_atomically
+from ..libraries import to_numpy
 from ..parameters import Direction
 from . import cells, tensors
 from .containers import FileError
 from .gates import ORDERS, from_order, to_order
 from .keras_file import File
+from .packages import package
 
 ORDER = ORDERS["keras"]
 NAMES = ("kernel", "recurrent_kernel", "bias")
@@ -179,6 +185,42 @@ def read(path, name=None):
                        own.pop("reverse"), own)  # fmt: skip
     except TypeError as error:
         raise FileError(str(error)) from None
+
+
+def write(path, network, params):
+    """Write a file of weights alone, .weights.h5, for ``model.load_weights``.
+
+    The model is one of `network.num_layers` LSTM layers, or Bidirectional ones, whatever other layers without weights
+    stand between them; in a larger one, the layers' own ``set_weights`` takes what `to_keras` gives.
+
+    Parameters
+    ----------
+    path : str or path
+        Ends in .weights.h5. Replaced if there is one, whole or not at all.
+    network : LSTM
+        Of plain cells, in the forward direction or both: the file does not say what activations and direction are.
+    params : tuple of Direction
+        Arrays of any one library. bfloat16 is written as float32.
+
+    Raises
+    ------
+    ValueError
+        If the network has what such a file does not tell, the parameters are not its own, or the suffix is another.
+    ImportError
+        If the package h5py is not installed.
+    """
+    if not str(path).lower().endswith(".weights.h5"):
+        raise ValueError(f"{path}: of Keras's files, those of weights alone can be written: *.weights.h5.")
+    tensors.outgoing(str(path), network, params, "a file of weights alone", ("num_layers", "bidirectional"))
+    kind = "bidirectional" if network.bidirectional else "lstm"
+    ways = ("forward_layer/", "backward_layer/") if network.bidirectional else ("",)
+    buffer = io.BytesIO()
+    with package("h5py").File(buffer, "w") as file:
+        for layer, arrays in enumerate(to_keras(network, params)):
+            place, each = f"layers/{kind}" + (f"_{layer}" if layer else ""), len(arrays) // len(ways)
+            for number, array in enumerate(arrays):
+                file[f"{place}/{ways[number // each]}cell/vars/{number % each}"] = to_numpy(array)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _joined(function, given, places, bidirectional, reverse, settings):

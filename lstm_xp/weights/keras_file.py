@@ -235,9 +235,8 @@ def _layer(ways, found, has_config):
     missing = "" if both or sorted(ways) == [0] else "it has not one forward and one backward layer."
     if found is None:
         unknown = "the configuration of the model does not say what this layer computes." if has_config else ""
-        return Layer(
-            groups, ({"go_backwards": False}, {"go_backwards": True})[: len(groups)], both, missing=missing or unknown
-        )
+        assumed = ({"go_backwards": back, "return_sequences": True} for back in (False, True)[: len(groups)])
+        return Layer(groups, tuple(assumed), both, missing=missing or unknown)
     if found["bidirectional"] != both:
         missing = missing or "its configuration and its weights disagree about directions."
     return Layer(groups, found["configs"], both, found["merge_mode"], missing)

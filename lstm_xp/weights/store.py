@@ -135,6 +135,22 @@ def load_state(path):
     ------
     ValueError
         As by `load`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from lstm_xp import LSTM
+    >>> from lstm_xp.weights import load_state, save
+    >>> network = LSTM(3, 4)
+    >>> params = network.init()
+    >>> y, state, _ = network.forward(params, np.ones((1, 5, 3), dtype=np.float32))
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     save(Path(directory) / "stream.npz", network, params, state=state)
+    ...     again = load_state(Path(directory) / "stream.npz")
+    >>> bool(np.all(again.c == state.c))
+    True
     """
     network, found = _network(path), containers.entries(path)
     if "state.h" not in found and "state.c" not in found:
