@@ -29,7 +29,7 @@ WORTH_A_MEETING = 4e5
 # With fewer rows a thread, threads divide the units.
 ROWS = 4
 # Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes.
-SPARE, KEPT = 4, 1 << 23
+SPARE, KEPT = 2, 1 << 25
 # Bytes of a line of the cache, and of the largest register.
 LINE = 64
 
