@@ -3,6 +3,10 @@
 What CUDA adds to C++ is put in front of it. Arguments are passed as cuLaunchKernel takes them: one address each. The
 threads of a block run one after the other; where they meet (barriers, and products of a warp on tensor cores, whose
 fragments are those of the PTX manual), each runs until it has to wait for the others.
+
+Blocks run one after the other, too, or so many at once: these may wait for each other. They find their shared memory by
+`shared_memory()` alone; what is declared `__shared__` is one variable for all blocks. With a seed, who runs next is
+drawn, and some warps and blocks are held back for as long as others can go on. If nobody can, that is an error.
 """
 
 import ctypes
@@ -12,12 +16,15 @@ import subprocess
 COMPILER = shutil.which("g++")
 
 BEFORE = r"""
+#include <setjmp.h>
 #include <ucontext.h>
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <random>
 #include <utility>
 #include <vector>
 using std::exp;
@@ -27,7 +34,9 @@ using std::tanh;
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
-struct { unsigned x, y; } blockIdx, blockDim, threadIdx;
+struct Index {
+    unsigned x, y;
+} gridDim, blockIdx, blockDim, threadIdx;
 template <typename To, typename From>
 static To same_bits(From from) {
     To to;
@@ -40,79 +49,143 @@ static unsigned short half_from_float(float v) { return same_bits<unsigned short
 static float float_from_bits(unsigned bits) { return same_bits<float>(bits); }
 static unsigned bits_from_float(float v) { return same_bits<unsigned>(v); }
 
+struct Block;
 struct Thread {
-    ucontext_t context;
-    std::unique_ptr<char[]> stack{new char[1 << 16]};
-    bool ended = true;
+    ucontext_t context;  // where it starts
+    jmp_buf place;       // where it goes on
+    std::unique_ptr<char[]> stack;
+    Block* block;
+    unsigned index;
+    bool begun, ended;
 };
-static std::vector<Thread> threads(1024);
-static ucontext_t scheduler;
 static std::function<void()> body;
+static Thread* current;
+static jmp_buf scheduler;
 static bool moved;
+static const char* trouble;
 
-static void start() {
-    unsigned self = threadIdx.x;
-    body();
-    threads[self].ended = moved = true;
+// Give way to the others.
+static void pass() {
+    if (!_setjmp(current->place)) _longjmp(scheduler, 1);
 }
 
-// All threads of a block; false if they wait for each other in vain.
-static bool run_block(unsigned count) {
-    for (unsigned k = 0; k < count; ++k) {
-        Thread& thread = threads[k];
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack.get();
-        thread.context.uc_stack.ss_size = 1 << 16;
-        thread.context.uc_link = &scheduler;
-        thread.ended = false;
-        makecontext(&thread.context, start, 0);
-    }
-    for (unsigned left = count; left;) {
-        left = 0, moved = false;
-        for (unsigned k = 0; k < count; ++k) {
-            if (threads[k].ended) continue;
-            threadIdx.x = k;
-            swapcontext(&scheduler, &threads[k].context);
-            left += !threads[k].ended;
-        }
-        if (!moved) return false;
-    }
-    return true;
+// Whatever has to wait does so here, for something that others do.
+template <typename Condition>
+static void wait_until(Condition holds) {
+    while (!holds()) pass();
+    moved = true;
 }
 
 struct Meeting {
     unsigned here = 0, held = 0;
     void join(unsigned count) {
-        unsigned mine = held, self = threadIdx.x;
-        if (++here == count) here = 0, ++held, moved = true;
-        while (held == mine) swapcontext(&threads[self].context, &scheduler);
-        threadIdx.x = self;
+        unsigned mine = held;
+        if (++here == count) here = 0, ++held;
+        wait_until([&] { return held != mine; });
     }
 };
-static Meeting of_block, of_warp[32];
-static void __syncthreads() { of_block.join(blockDim.x); }
 
-// What the lanes of each warp bring to a product.
-static unsigned brought_a[32][32][4], brought_b[32][32][2];
+// A block that runs, and what the lanes of each of its warps bring to a product.
+struct Block {
+    Index index;
+    Meeting whole, warp[32];
+    unsigned brought_a[32][32][4], brought_b[32][32][2], left;
+    std::vector<char> memory;
+};
+static std::vector<Block> blocks;  // that run at once
+static std::vector<Thread> threads;
+static void __syncthreads() { current->block->whole.join(blockDim.x); }
+static void __syncwarp() { current->block->warp[threadIdx.x / 32].join(32); }
+static char* shared_memory() { return current->block->memory.data() + 16 - size_t(current->block->memory.data()) % 16; }
+
+static void start() {
+    body();
+    current->ended = moved = true;
+    --current->block->left;
+    _longjmp(scheduler, 1);
+}
+
+// A thread, until it waits for others.
+static void __attribute__((noinline)) resume(Thread& thread) {
+    current = &thread, blockIdx = thread.block->index, threadIdx.x = thread.index;
+    if (_setjmp(scheduler)) return;
+    if (thread.begun) _longjmp(thread.place, 1);
+    thread.begun = true;
+    setcontext(&thread.context);
+}
+
+// Once all threads, but those of warps that are held back; how many are left.
+static size_t sweep(const std::vector<Thread*>& order, const std::vector<bool>& held_back) {
+    size_t left = 0;
+    for (Thread* thread : order) {
+        if (thread->ended) continue;
+        ++left;
+        if (!held_back[(thread - threads.data()) / 32]) resume(*thread);
+    }
+    return left;
+}
+
+// All threads of the blocks; false if they wait for each other in vain.
+static bool run_together(unsigned count, unsigned seed) {
+    std::minstd_rand random(seed);
+    unsigned warps = (count + 31) / 32;
+    threads.resize(std::max(threads.size(), size_t(blocks.size() * warps * 32)));  // whole warps
+    std::vector<std::vector<Thread*>> of_warps;
+    for (Block& block : blocks) {
+        block.left = count;
+        for (unsigned k = 0; k < count; ++k) {
+            Thread& thread = threads[(&block - blocks.data()) * warps * 32 + k];
+            if (!thread.stack) thread.stack.reset(new char[1 << 16]);
+            getcontext(&thread.context);
+            thread.context.uc_stack.ss_sp = thread.stack.get();
+            thread.context.uc_stack.ss_size = 1 << 16;
+            thread.block = &block, thread.index = k, thread.begun = thread.ended = false;
+            makecontext(&thread.context, start, 0);
+            if (k % 32 == 0) of_warps.emplace_back();
+            of_warps.back().push_back(&thread);
+        }
+    }
+    std::vector<bool> nobody(of_warps.size()), held_back = nobody;
+    for (unsigned turn = 0; !trouble; ++turn) {
+        if (seed && turn % 8 == 0)
+            for (size_t k = 0, whole = 0; k < held_back.size(); ++k) {
+                if (k % warps == 0) whole = random() % 2;
+                held_back[k] = whole || random() % 4 == 0;
+            }
+        if (seed) std::shuffle(of_warps.begin(), of_warps.end(), random);
+        std::vector<Thread*> order;
+        for (auto& warp : of_warps) order.insert(order.end(), warp.begin(), warp.end());
+        moved = false;
+        if (!sweep(order, held_back)) return true;
+        for (unsigned again = 0; !moved; ++again) {
+            if (again == 3) return false;
+            sweep(order, held_back = nobody);
+        }
+    }
+    return false;
+}
 
 template <typename Fragment, typename Multiply>
 static void with_all_lanes(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1, Multiply multiply) {
     unsigned warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    memcpy(brought_a[warp][lane], a.word, sizeof a.word);
-    brought_b[warp][lane][0] = b0, brought_b[warp][lane][1] = b1;
-    of_warp[warp].join(32);
-    for (unsigned j = 0; j < 4; ++j) d[j] = multiply(d[j], warp, lane / 4 + j / 2 * 8, lane % 4 * 2 + j % 2);
-    of_warp[warp].join(32);
+    memcpy(current->block->brought_a[warp][lane], a.word, sizeof a.word);
+    current->block->brought_b[warp][lane][0] = b0, current->block->brought_b[warp][lane][1] = b1;
+    __syncwarp();
+    for (unsigned j = 0; j < 4; ++j)
+        d[j] = multiply(
+            d[j], current->block->brought_a[warp], current->block->brought_b[warp], lane / 4 + j / 2 * 8,
+            lane % 4 * 2 + j % 2);
+    __syncwarp();
 }
 
 // m16n8k16: a lane has pairs of neighbours in k.
 template <typename Fragment, typename Widen>
 static void mma_16(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1, Widen widen) {
-    with_all_lanes(d, a, b0, b1, [widen](float sum, unsigned warp, unsigned row, unsigned column) {
+    with_all_lanes(d, a, b0, b1, [widen](float sum, auto& all_a, auto& all_b, unsigned row, unsigned column) {
         for (unsigned k = 0; k < 16; ++k) {
             unsigned in = k % 8 / 2, up = k % 2 * 16;
-            unsigned a = brought_a[warp][row % 8 * 4 + in][row / 8 + k / 8 * 2];
-            unsigned b = brought_b[warp][column * 4 + in][k / 8];
+            unsigned a = all_a[row % 8 * 4 + in][row / 8 + k / 8 * 2];
+            unsigned b = all_b[column * 4 + in][k / 8];
             sum += widen(a >> up & 0xffff) * widen(b >> up & 0xffff);
         }
         return sum;
@@ -129,10 +202,10 @@ static void mma_bfloat16(float (&d)[4], const Fragment& a, unsigned b0, unsigned
 // m16n8k8; the lower bits of a float are not looked at.
 template <typename Fragment>
 static void mma_tf32(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1) {
-    with_all_lanes(d, a, b0, b1, [](float sum, unsigned warp, unsigned row, unsigned column) {
+    with_all_lanes(d, a, b0, b1, [](float sum, auto& all_a, auto& all_b, unsigned row, unsigned column) {
         for (unsigned k = 0; k < 8; ++k) {
-            unsigned a = brought_a[warp][row % 8 * 4 + k % 4][row / 8 + k / 4 * 2];
-            unsigned b = brought_b[warp][column * 4 + k % 4][k / 4];
+            unsigned a = all_a[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2];
+            unsigned b = all_b[column * 4 + k % 4][k / 4];
             sum += float_from_bits(a & 0xffffe000) * float_from_bits(b & 0xffffe000);
         }
         return sum;
@@ -144,27 +217,32 @@ static unsigned tf32_from_float(float v) {
 """
 
 AFTER = r"""
+struct How {
+    unsigned columns, rows, count, meets, together, shared, seed;  // as `Kernels.launch` takes them
+};
 template <typename... Types, std::size_t... Places>
-static bool run(
-    void (*kernel)(Types...), const unsigned* grid, unsigned count, bool meets, void** given,
-    std::index_sequence<Places...>) {
+static const char* run(void (*kernel)(Types...), How how, void** given, std::index_sequence<Places...>) {
     body = [=] { kernel(*static_cast<Types*>(given[Places])...); };
-    blockDim.x = count;
-    for (blockIdx.y = 0; blockIdx.y < grid[1]; ++blockIdx.y)
-        for (blockIdx.x = 0; blockIdx.x < grid[0]; ++blockIdx.x) {
-            of_block = Meeting();
-            for (Meeting& meeting : of_warp) meeting = Meeting();
-            if (meets) {
-                if (!run_block(count)) return false;
-            } else {
-                for (threadIdx.x = 0; threadIdx.x < count; ++threadIdx.x) body();
-            }
+    gridDim = {how.columns, how.rows}, blockDim = {how.count, 1}, trouble = nullptr;
+    if (!how.meets) {
+        for (blockIdx.y = 0; blockIdx.y < how.rows; ++blockIdx.y)
+            for (blockIdx.x = 0; blockIdx.x < how.columns; ++blockIdx.x)
+                for (threadIdx.x = 0; threadIdx.x < how.count; ++threadIdx.x) body();
+        return nullptr;
+    }
+    for (unsigned first = 0; first < how.columns * how.rows && !trouble; first += how.together) {
+        blocks.assign(how.together, Block());
+        for (unsigned k = 0; k < how.together; ++k) {
+            blocks[k].index = {(first + k) % how.columns, (first + k) / how.columns};
+            blocks[k].memory.assign(how.shared + 16, char(0xff));
         }
-    return true;
+        if (!run_together(how.count, how.seed) && !trouble) trouble = "threads wait for others in vain";
+    }
+    return trouble;
 }
 template <typename... Types>
-static bool launch(void (*kernel)(Types...), const unsigned* grid, unsigned count, bool meets, void** given) {
-    return run(kernel, grid, count, meets, given, std::index_sequence_for<Types...>());
+static const char* launch(void (*kernel)(Types...), const How* how, void** given) {
+    return run(kernel, *how, given, std::index_sequence_for<Types...>());
 }
 template <typename... Types>
 static int describe(void (*)(Types...), int* sizes) {
@@ -175,9 +253,7 @@ static int describe(void (*)(Types...), int* sizes) {
 """
 
 ENTRY = """
-extern "C" int launch_{k}(const unsigned* grid, unsigned count, int meets, void** given) {{
-    return launch(&{name}, grid, count, meets, given);
-}}
+extern "C" const char* launch_{k}(const How* how, void** given) {{ return launch(&{name}, how, given); }}
 extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 """
 
@@ -200,9 +276,17 @@ class Kernels:
         count = getattr(self.library, f"describe_{self.names.index(name)}")(found)
         return list(found[:count])
 
-    def launch(self, name, grid, threads, values, meets=True):
-        """Run a kernel on values that are ctypes objects. If its threads never meet, it takes less time to say so."""
+    def launch(self, name, grid, threads, values, meets=True, *, together=1, shared=0, seed=0):
+        """Run a kernel on values that are ctypes objects.
+
+        If its threads never meet, it takes less time to say so. So many blocks run `together`, each with so many bytes
+        of `shared_memory()`, which are not zeros; `seed` is that of the order in which threads run, or 0.
+        """
         given = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
-        sides = (ctypes.c_uint * 2)(*grid, *([1] * (2 - len(grid))))
-        met = getattr(self.library, f"launch_{self.names.index(name)}")(sides, threads, meets, given)
-        assert met, f"{name}: threads of a block wait for others in vain"
+        columns, rows = (*grid, 1)[:2]
+        assert columns * rows % together == 0, f"{name}: a grid {grid} for {together} blocks at once"
+        how = (ctypes.c_uint * 7)(columns, rows, threads, meets, together, shared, seed)
+        launch = getattr(self.library, f"launch_{self.names.index(name)}")
+        launch.restype = ctypes.c_char_p
+        trouble = launch(how, given)
+        assert trouble is None, f"{name}: {trouble.decode()}"
