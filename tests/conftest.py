@@ -110,7 +110,7 @@ def nvrtc(request):
 def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
-    source, names = kernels.source(pointwise.FILE, replay.FILE), (*pointwise.EXPRESSIONS, *plan.expressions())
+    source, names = kernels.source(*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())
     return cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("kernels"))
 
 

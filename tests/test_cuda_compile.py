@@ -15,8 +15,8 @@ of_steps = pytest.mark.parametrize("architecture", [number for number in ARCHITE
 # As CuPy compiles: it adds the last one.
 OPTIONS = (*kernels.OPTIONS, "-ftz=true")
 
-POINTWISE = kernels.source(pointwise.FILE), pointwise.EXPRESSIONS
-STEP = kernels.source(replay.FILE), plan.expressions()
+POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
+STEP = kernels.source(*replay.FILES), plan.expressions()
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048).
 REGISTERS = {"float": 32, "double": 48}
 PASSES = {part.expression: part for key in plan.PRODUCTS for part in plan.passes(*key, 1, 1)}
