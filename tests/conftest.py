@@ -21,7 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, kernels, plan, pointwise, replay
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
@@ -111,7 +111,9 @@ def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
     source, names = kernels.source(*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())
-    return cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("kernels"))
+    steps = cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("kernels"))
+    source, names = kernels.source(*cluster_plan.FILES), cluster_plan.expressions()
+    return cuda_on_cpu.Several(steps, cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("clusters")))
 
 
 def _absent(config, name, reason):

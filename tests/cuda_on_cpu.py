@@ -12,6 +12,7 @@ drawn, and some warps and blocks are held back for as long as others can go on. 
 import ctypes
 import shutil
 import subprocess
+from functools import cached_property
 
 COMPILER = shutil.which("g++")
 
@@ -23,6 +24,7 @@ BEFORE = r"""
 #include <cstddef>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
 #include <utility>
@@ -34,6 +36,7 @@ using std::tanh;
 #define __device__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 struct Index {
     unsigned x, y;
 } gridDim, blockIdx, blockDim, threadIdx;
@@ -90,13 +93,92 @@ struct Block {
     Index index;
     Meeting whole, warp[32];
     unsigned brought_a[32][32][4], brought_b[32][32][2], left;
+    float brought[32][32];
     std::vector<char> memory;
 };
 static std::vector<Block> blocks;  // that run at once
 static std::vector<Thread> threads;
 static void __syncthreads() { current->block->whole.join(blockDim.x); }
 static void __syncwarp() { current->block->warp[threadIdx.x / 32].join(32); }
-static char* shared_memory() { return current->block->memory.data() + 16 - size_t(current->block->memory.data()) % 16; }
+const unsigned GUARD = 64;  // behind it
+static char* memory_of(Block& block) { return block.memory.data() + 16 - size_t(block.memory.data()) % 16; }
+static char* shared_memory() { return memory_of(*current->block); }
+
+static float __shfl_xor_sync(unsigned, float v, unsigned other) {
+    float(&brought)[32] = current->block->brought[threadIdx.x / 32];
+    brought[threadIdx.x % 32] = v;
+    __syncwarp();
+    v = brought[threadIdx.x % 32 ^ other];
+    __syncwarp();
+    return v;
+}
+
+// What cluster.cuh says in PTX: the blocks that run at once are a cluster. Messages come late, and in any order.
+struct Counted {
+    unsigned ended, announced;
+    long bytes;
+    void count(long more) {
+        bytes += more;
+        if (announced && !bytes) announced = 0, ++ended;
+    }
+};
+struct Message {
+    char bytes[16];
+    unsigned size, rank;
+    char* place;
+    void* barrier;
+};
+static std::map<void*, Counted> barriers;
+static std::vector<Message> on_their_way;
+static Meeting cluster;
+static void cluster_sync() { cluster.join(blocks.size() * blockDim.x); }
+static void prepare(void* barrier) { barriers[barrier] = {}; }
+static void announce(void* barrier, unsigned bytes) {
+    Counted& counted = barriers.at(barrier);
+    if (counted.announced++) trouble = "a phase is announced twice";
+    counted.count(bytes);
+}
+static void await(void* barrier, unsigned parity) {
+    wait_until([&] { return barriers.at(barrier).ended % 2 != parity; });
+}
+static void send_bytes(const void* v, unsigned size, void* place, void* barrier, unsigned rank) {
+    long there = memory_of(blocks.at(rank)) - shared_memory();
+    Message message = {{}, size, rank, static_cast<char*>(place) + there, static_cast<char*>(barrier) + there};
+    memcpy(message.bytes, v, size);
+    on_their_way.push_back(message);
+}
+template <typename V>
+static void send(const V& v, void* place, void* barrier, unsigned rank) {
+    send_bytes(&v, sizeof v, place, barrier, rank);
+}
+static void send(float v, float w, void* place, void* barrier, unsigned rank) {
+    float both[] = {v, w};
+    send_bytes(both, sizeof both, place, barrier, rank);
+}
+static void deliver(const Message& message) {
+    Block& to = blocks[message.rank];
+    size_t place = message.place - memory_of(to);
+    if (place + message.size > to.memory.size() - 16 - GUARD || place % message.size)
+        trouble = "a message for no place in shared memory";
+    else if (!to.left) trouble = "a message for a block that has ended";
+    else if (!barriers.count(message.barrier)) trouble = "a message for a barrier that is not prepared";
+    else {
+        memcpy(message.place, message.bytes, message.size);
+        barriers[message.barrier].count(-long(message.size));
+        moved = true;
+    }
+}
+template <typename Random>
+static void deliver_some(Random& random, bool all) {
+    std::vector<Message> messages, later;
+    messages.swap(on_their_way);
+    if (!all) std::shuffle(messages.begin(), messages.end(), random);
+    for (const Message& message : messages) {
+        if (all || random() % 2) deliver(message);
+        else later.push_back(message);
+    }
+    on_their_way.insert(on_their_way.end(), later.begin(), later.end());
+}
 
 static void start() {
     body();
@@ -156,10 +238,15 @@ static bool run_together(unsigned count, unsigned seed) {
         std::vector<Thread*> order;
         for (auto& warp : of_warps) order.insert(order.end(), warp.begin(), warp.end());
         moved = false;
-        if (!sweep(order, held_back)) return true;
+        if (!sweep(order, held_back)) {
+            if (!on_their_way.empty()) trouble = "a message for a block that has ended";
+            return !trouble;
+        }
+        deliver_some(random, !seed);
         for (unsigned again = 0; !moved; ++again) {
             if (again == 3) return false;
             sweep(order, held_back = nobody);
+            deliver_some(random, true);
         }
     }
     return false;
@@ -232,11 +319,15 @@ static const char* run(void (*kernel)(Types...), How how, void** given, std::ind
     }
     for (unsigned first = 0; first < how.columns * how.rows && !trouble; first += how.together) {
         blocks.assign(how.together, Block());
+        barriers.clear(), on_their_way.clear(), cluster = Meeting();
         for (unsigned k = 0; k < how.together; ++k) {
             blocks[k].index = {(first + k) % how.columns, (first + k) / how.columns};
-            blocks[k].memory.assign(how.shared + 16, char(0xff));
+            blocks[k].memory.assign(how.shared + 16 + GUARD, char(0xff));
         }
         if (!run_together(how.count, how.seed) && !trouble) trouble = "threads wait for others in vain";
+        for (Block& block : blocks)
+            for (unsigned k = 0; k < GUARD; ++k)
+                if (memory_of(block)[how.shared + k] != char(0xff)) trouble = "written behind a block's shared memory";
     }
     return trouble;
 }
@@ -259,16 +350,20 @@ extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 
 
 class Kernels:
-    """The kernels of a source by their C++ names."""
+    """The kernels of a source by their C++ names, compiled when the first of them is asked for."""
 
-    def __init__(self, source, names, folder):
-        entries = "".join(ENTRY.format(k=k, name=name) for k, name in enumerate(names))
-        file, library = folder / "kernels.cpp", folder / "kernels.so"
-        file.write_text(BEFORE + source + AFTER + entries, encoding="utf-8")
-        command = [COMPILER, "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas", "-Wno-unused-function"]
-        command += ["-shared", "-fPIC"]
+    def __init__(self, source, names, folder, optimize="-O2"):
+        self.source, self.names, self.folder, self.optimize = source, list(names), folder, optimize
+
+    @cached_property
+    def library(self):
+        entries = "".join(ENTRY.format(k=k, name=name) for k, name in enumerate(self.names))
+        file, library = self.folder / "kernels.cpp", self.folder / "kernels.so"
+        file.write_text(BEFORE + self.source + AFTER + entries, encoding="utf-8")
+        command = [COMPILER, "-std=c++17", self.optimize, "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+        command += ["-Wno-unused-function", "-shared", "-fPIC"]
         subprocess.run([*command, str(file), "-o", str(library)], check=True)
-        self.library, self.names = ctypes.PyDLL(str(library)), list(names)  # one launch at a time
+        return ctypes.PyDLL(str(library))  # one launch at a time
 
     def sizes(self, name):
         """Bytes of each parameter."""
@@ -290,3 +385,19 @@ class Kernels:
         launch.restype = ctypes.c_char_p
         trouble = launch(how, given)
         assert trouble is None, f"{name}: {trouble.decode()}"
+
+
+class Several:
+    """The kernels of several sources."""
+
+    def __init__(self, *kernels):
+        self.kernels = kernels
+
+    def of(self, name):
+        return next(kernels for kernels in self.kernels if name in kernels.names)
+
+    def sizes(self, name):
+        return self.of(name).sizes(name)
+
+    def launch(self, name, *arguments, **options):
+        self.of(name).launch(name, *arguments, **options)

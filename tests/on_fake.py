@@ -6,7 +6,7 @@ import pytest
 from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE
-from lstm_xp.engines import cupy_fused, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_step
 from lstm_xp.engines.cuda import kernels, replay
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
@@ -34,7 +34,7 @@ def machine_of(monkeypatch, compiled=None, **options):
 
 def forget():
     """What is kept of a fake CuPy is kept for no other."""
-    for kept in (kernels._module, kernels.function, cupy_fused.obstacle, cupy_step._count):
+    for kept in (kernels._module, kernels.function, cupy_fused.obstacle, cupy_step._count, cupy_cluster._kernel):
         kept.cache_clear()
     replay.forget()
 

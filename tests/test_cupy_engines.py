@@ -15,7 +15,7 @@ from on_fake import LIB, agree, forget, machine_of, plain
 from problems import compare, orders, random_problem, reference, rounded, run, same_bits
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
-from lstm_xp.engines import cupy_fused, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_step
 from lstm_xp.testing import assert_close
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -24,13 +24,14 @@ AWKWARD = [(33, 3, 129), (2, 33, 100), (1, 256, 64), (2, 7, 192), (4, 1, 1)]
 CALLS = {
     "cupy_fused": {"gemmEx", "cell_forward", "cell_backward"},
     "cupy_step": {"gemmEx", "fill", "pack", "forward_step", "backward_step"},
+    "cupy_cluster": {"gemmEx", "cluster_forward", "cluster_backward"},
 }
 
 
-@pytest.fixture(params=[cupy_fused, cupy_step], ids=lambda engine: engine.name)
+@pytest.fixture(params=[cupy_fused, cupy_step, cupy_cluster], ids=lambda engine: engine.name)
 def cuda_engine(request):
-    if request.param is cupy_step and request.node.callspec.params.get("dtype") == "float64":
-        pytest.skip("cupy_step: it does not compute float64")
+    if request.param is not cupy_fused and request.node.callspec.params.get("dtype") == "float64":
+        pytest.skip(f"{request.param.name}: it does not compute float64")
     yield request.param
     forget()
 

@@ -10,6 +10,8 @@
 // chunk lies in the fragments of `mma` is free, as long as both factors agree: so a lane reads its 16 bytes at once, and
 // the weights lie ready, lane by lane. No part of the product goes through shared memory but the sums.
 
+const unsigned COLUMNS = 16;
+
 // What a launch works on. Graphs keep the place of a Job; its words are filled in before each replay.
 struct Job {
     long long first, steps;  // the step of the first launch, and how many there are: launches beyond do nothing
