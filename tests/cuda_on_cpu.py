@@ -229,7 +229,7 @@ static bool run_together(unsigned count, unsigned seed) {
     }
     std::vector<bool> nobody(of_warps.size()), held_back = nobody;
     for (unsigned turn = 0; !trouble; ++turn) {
-        if (seed && turn % 8 == 0)
+        if (seed && (turn == 0 || random() % 32 == 0))
             for (size_t k = 0, whole = 0; k < held_back.size(); ++k) {
                 if (k % warps == 0) whole = random() % 2;
                 held_back[k] = whole || random() % 4 == 0;

@@ -61,19 +61,18 @@ def cut_as(monkeypatch, blocks, tiles=1, held=False):
 )  # fmt: skip
 @numbers
 def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles, held, H):
-    """As C++ and in NumPy: clusters and blocks partly empty, weights in registers, two tiles; the threads in any order."""
+    """As C++ and in NumPy: clusters and blocks partly empty, weights in registers, two tiles, threads in any order."""
     if tiles == 2 and precision != "tf32" and dtype == "float32":
         pytest.skip("it is planned for one tile alone")
     cut_as(monkeypatch, blocks, tiles, held)
-    values, engine, found = engine_problem(3, 19, H), cupy_cluster.at(precision), {}
+    values, engine, found = engine_problem(3, 3 if held else 19, H), cupy_cluster.at(precision), {}
     arrays = arrays_of(LIB, values, dtype)
-    for name, compiled, seed in (("C++", kernels_on_cpu, 0), ("C++, drawn", kernels_on_cpu, 1 + H), ("NumPy", None, 0)):
+    for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
         machine = machine_of(monkeypatch, compiled)
-        machine.seed = seed
+        machine.seed = H
         found[name] = plain(run_engine(engine, arrays))
         machine.used()
         forget()
-    assert all(same_bits(found["C++"][name], found["C++, drawn"][name]) for name in found["C++"])
     expected = run_engine("array_api", rounded_as(values, dtype))
     if precision != "tf32":
         agree(found["C++"], expected, dtype, 3)
@@ -97,54 +96,73 @@ def test_the_same_bits_in_any_order_of_threads_and_messages(monkeypatch, machine
         assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-# What is planted in cluster.cu or cluster.cuh, and the error that is found, if it is not wrong numbers.
+# What is planted in cluster.cu or cluster.cuh.
 PLANTED = {
-    "a message is not awaited": ("    await(of(k), k / 2 % 2);\n", "", ""),
-    "the parity of the other phase": ("await(of(k), k / 2 % 2);", "await(of(k), k / 2 % 2 ^ 1);", "vain|twice"),
-    "no phase is announced again": ("if (threadIdx.x == 0) announce(of(k), bytes);", "", "vain"),
-    "too many bytes announced": ("announce(barriers + k, bytes);", "announce(barriers + k, bytes + 16);", "vain"),
-    "one buffer for all messages": ("+ t % 2 * size + place_of", "+ 1 * size + place_of", ""),
-    "one buffer for all shares": ("number % 2 * size", "0 * size", ""),
-    "clusters begin before barriers are prepared": ("    cluster_sync();\n", "", "prepared|at$|ended|vain"),
-    "a block ends before its last message": ("    mail.receive(T - 1);\n", "", "ended"),
-    "da is overwritten while it is read": ("            __syncthreads();  // all warps", "  // all warps", ""),
-    "da is read before it is there": ("        __syncthreads();\n#pragma unroll\n        for (unsigned group", "#pragma unroll\n        for (unsigned group", ""),  # noqa: E501
-    "h is sent before it is there": ("        __syncwarp();\n        if (t == T - 1) break;", "        if (t == T - 1) break;", ""),  # noqa: E501
-    "shares go to the wrong owner": ("to = first / U;  // one", "to = (first / U + 1) % C;  // one", ""),
-    "shares are added in the order in which blocks count from themselves": (
-        "share[from * U * TALL]", "share[from * 0 * TALL]", ""),
-    "c of this step for the one before": ("c + (t - 1) * size_t(N) * H : c0", "c + t * size_t(N) * H : c0", ""),
-    "padded units send what they compute": ("self.unit < H ? new_h : S()", "new_h", ""),
-}  # fmt: skip
+    "a message is not awaited": ("    await(of(k), k / 2 % 2);\n", ""),
+    "the parity of the other phase": ("await(of(k), k / 2 % 2);", "await(of(k), k / 2 % 2 ^ 1);"),
+    "no phase is announced again": ("if (threadIdx.x == 0) announce(of(k), bytes);", ""),
+    "too many bytes are announced": ("announce(barriers + k, bytes);", "announce(barriers + k, bytes + 16);"),
+    "one buffer for all messages": ("+ t % 2 * size + place_of", "+ 1 * size + place_of"),
+    "one buffer for all shares": ("number % 2 * size", "0 * size"),
+    "blocks begin before others are prepared": ("    cluster_sync();\n", "    __syncthreads();\n"),
+    "a block ends before its last message": ("    mail.receive(T - 1);\n", ""),
+    "da is overwritten while it is read": ("            __syncthreads();  // all warps", "  // all warps"),
+    "da is read before it is there": ("            }\n        __syncthreads();\n", "            }\n"),
+    "h is sent before it is there": ("        __syncwarp();\n        if (t == T - 1)", "        if (t == T - 1)"),
+    "shares go to the wrong owner": ("to = first / U;  // one", "to = (first / U + 1) % C;  // one"),
+    "a share of the wrong block": ("share[from * U * TALL]", "share[(from - 1) * U * TALL]"),
+    "c of this step for the one before": ("c + (t - 1) * size_t(N) * H : c0", "c + t * size_t(N) * H : c0"),
+    "padded units send what they compute": ("self.unit < H ? new_h : S()", "new_h"),
+}
+
+
+class Planted:
+    """All of them in one source, each in a namespace of its own."""
+
+    def __init__(self, folder):
+        source, spaces = kernels.source(*plans.FILES), []
+        for k, (old, new) in enumerate(PLANTED.values()):
+            assert old in source, old
+            spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
+        names = [
+            self.within(k, f"{kernel}<float, Tf32, 4, 1, 0>") for k in range(len(PLANTED)) for kernel in plans.KERNELS
+        ]
+        self.kernels, self.chosen = cuda_on_cpu.Kernels("".join(spaces), names, folder, "-O0"), None
+
+    def within(self, k, name):
+        return f"planted_{k}::{name.replace('Tf32', f'planted_{k}::Tf32')}"
+
+    def sizes(self, name):
+        return self.kernels.sizes(self.within(self.chosen, name))
+
+    def launch(self, name, *arguments, **options):
+        self.kernels.launch(self.within(self.chosen, name), *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def with_errors(kernels_on_cpu, tmp_path_factory):
+    return Planted(tmp_path_factory.mktemp("planted"))
 
 
 @pytest.mark.parametrize("planted", PLANTED)
-def test_an_error_in_the_source_would_be_seen(monkeypatch, tmp_path, kernels_on_cpu, planted):
-    old, new, trouble = PLANTED[planted]
-    source = kernels.source(*plans.FILES)
-    assert old in source
+def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors, planted):
+    """As other bits, or as what the emulator does not allow: some order of threads and messages shows it."""
     cut_as(monkeypatch, 4)
-    names = [f"{kernel}<float, Tf32, 4, 1, 0>" for kernel in plans.KERNELS]
-    wrong = cuda_on_cpu.Kernels(source.replace(old, new), names, tmp_path, "-O0")
     values = engine_problem(6, 9, 60)
     values["h0"][0, 3] = np.inf
     arrays = arrays_of(LIB, values, "float32")
-    found = []
-    for compiled, seeds in ((kernels_on_cpu, [0]), (wrong, range(1, 13))):
-        machine = machine_of(monkeypatch, compiled)
-        for machine.seed in seeds:
-            try:
-                found.append(plain(run_engine(cupy_cluster.at("tf32"), arrays)))
-            except AssertionError as error:
-                found.append(str(error))
-        forget()
-    right, *others = found
-    seen = [
-        other for other in others if isinstance(other, str) or any(not same_bits(other[v], right[v]) for v in right)
-    ]
-    assert seen
-    if trouble:
-        assert all(isinstance(other, str) for other in seen)
+    right = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+    machine.compiled, with_errors.chosen = with_errors, list(PLANTED).index(planted)
+
+    def is_seen(seed):
+        machine.seed = seed
+        try:
+            found = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+        except AssertionError:
+            return True
+        return any(not same_bits(found[name], right[name]) for name in right)
+
+    assert any(is_seen(seed) for seed in range(1, 31))
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
@@ -236,7 +254,7 @@ def test_plans(key, N, H, processors):
         assert cut.part_bytes % 512 == 0  # a warp's 16 bytes each
         assert cut.shared_bytes % 16 == 0
         # What one phase of a barrier can count.
-        assert max(cut.rows * cut.blocks * cut.units * 4, 0) < 2**20
+        assert cut.rows * cut.blocks * cut.units * 4 < 2**20
         # Registers only where nothing else fits; and no other cut would take less time, as far as is estimated.
         others = [other for other in plans.cuts(cut.kernel, cut.stored, cut.product, N, H) if other.fits]
         assert not cut.held or all(other.held for other in others)

@@ -60,14 +60,17 @@ struct Part {
 
     // The first factor of `mma` for sets 2m and 2m + 1, and one half of the chunk.
     __device__ Sixteen fragment(unsigned m, unsigned half) const {
-        if (!NARROW) return piece[(2 * m + half) % PIECES];
-        Sixteen wide;
-        for (unsigned w = 0; w < 4; ++w) {
-            S v;
-            store_bits(piece[m % PIECES].word[w] >> (16 * half), v);
-            wide.word[w] = bits_from_float(widen(v));  // which TF32 has all digits of
+        if constexpr (!NARROW) {
+            return piece[2 * m + half];
+        } else {
+            Sixteen wide;
+            for (unsigned w = 0; w < 4; ++w) {
+                S v;
+                v.bits = piece[m].word[w] >> (16 * half);
+                wide.word[w] = bits_from_float(widen(v));  // TF32 has all digits of a half type
+            }
+            return wide;
         }
-        return wide;
     }
 
     // Without this, what is made of parts in registers would be made once for all steps, and fill more of them.
@@ -77,12 +80,6 @@ struct Part {
         for (unsigned p = 0; p < PIECES; ++p)
             for (unsigned w = 0; w < 4; ++w) asm volatile("" : "+r"(piece[p].word[w]));
 #endif
-    }
-
-    __device__ static void store_bits(unsigned word, float& v) { v = float_from_bits(word); }
-    template <typename Narrow>
-    __device__ static void store_bits(unsigned word, Narrow& v) {
-        v.bits = word & 0xffff;
     }
 };
 
@@ -294,7 +291,7 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads(C), 1) 
         prefetch(t + 1);
         if (t > 0) mail.receive(t - 1);
         auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(weights, rows + (t + 1) % 2 * size, chunks);
-        __syncwarp();  // the warp has sent its part of h before this one
+        // Lanes have met in the product: all have sent what `own` held before.
 #pragma unroll
         for (unsigned n = 0; n < NT; ++n)
             for (unsigned j = 0; j < 2; ++j) {
