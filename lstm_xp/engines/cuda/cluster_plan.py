@@ -171,20 +171,23 @@ def plan(dtype, precision, N, H, processors):
     processors : int
         Multiprocessors of the device.
     """
-    found = []
-    for kernel, product in zip(KERNELS, products(dtype, precision), strict=True):
-        fitting = [cut for cut in cuts(kernel, TYPES[dtype], product, N, H) if cut.fits]
-        if not fitting:
-            return None
-        # Registers only where nothing else is left.
-        found.append(min(fitting, key=lambda cut: (cut.held > 0, cut.seconds(processors))))
-    return Plan(*found)
+    both = _fitting(dtype, precision, N, H)
+    if not all(both):
+        return None
+    # Registers only where nothing else is left.
+    return Plan(*(min(cuts, key=lambda cut: (cut.held > 0, cut.seconds(processors))) for cuts in both))
 
 
 @lru_cache
 def most_units(dtype, precision):
     """The largest H that fits."""
-    return max(H for H in range(8, 1025, 8) if plan(dtype, precision, 1, H, 1))
+    return max(H for H in range(8, 1025, 8) if all(_fitting(dtype, precision, 1, H)))
+
+
+def _fitting(dtype, precision, N, H):
+    """Of both directions, every cut for which there is room."""
+    both = zip(KERNELS, products(dtype, precision), strict=True)
+    return [[cut for cut in cuts(kernel, TYPES[dtype], product, N, H) if cut.fits] for kernel, product in both]
 
 
 def products(dtype, precision):
