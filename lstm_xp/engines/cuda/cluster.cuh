@@ -66,8 +66,8 @@ __device__ inline void send(float v, float w, float* place, Barrier* barrier, un
 
 // Messages of a fixed size to every block of the cluster, from all of its blocks, this one too: number k into the
 // buffer k % 2. A block that has number k has them from all blocks; each of them sends its part of number k after it
-// has read number k - 1. So nobody reads number k - 1 any more when number k + 1 is sent into its place: two buffers do.
-// And a block that awaits each number that is sent may end: nothing comes after.
+// has read number k - 1. So nobody reads number k - 1 any more when number k + 1 is sent into its place: two buffers
+// do. And a block that awaits each number that is sent may end: nothing comes after.
 struct Mail {
     Barrier* barriers;  // two
     unsigned bytes;     // of one number, from all blocks together

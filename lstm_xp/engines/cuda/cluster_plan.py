@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .plan import CHUNK_BYTES, GATES, PRODUCTS, ROWS, TYPES
 
-FILES = "mma.cuh", "cluster.cuh", "cluster.cu"
+FILES = "mma.cuh", "cluster.cuh", "cluster_product.cuh", "cluster.cu"
 KERNELS = "cluster_forward", "cluster_backward"
 
 # Bytes of shared memory that a block may have, on compute capability 9.0 and 10.x.
