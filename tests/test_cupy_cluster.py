@@ -85,6 +85,17 @@ def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles,
         assert relative_error(result.astype(np.float64), found["NumPy"][name].astype(np.float64)) <= most, name
 
 
+@pytest.mark.parametrize(("dtype", "H"), [("float32", 512), ("bfloat16", 768)])
+def test_the_largest(machine, dtype, H):
+    """All that a cluster of 16 blocks can hold."""
+    machine.seed, values = 1, engine_problem(2, 1, H)
+    agree(run_engine(cupy_cluster, arrays_of(LIB, values, dtype)), run_engine("array_api", rounded_as(values, dtype)),
+          dtype, 2)  # fmt: skip
+    cuts = plan(dtype, "ieee", 1, H, 132)
+    assert all(cut.held for cut in cuts)
+    assert [call[1] for call in machine.calls] == [cut.expression.partition("<")[2][:-1] for cut in cuts]
+
+
 @pytest.mark.parametrize("T", [1, 2, 3, 6])
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
 def test_the_same_bits_in_any_order_of_threads_and_messages(monkeypatch, machine, precision, T):
