@@ -18,7 +18,7 @@ from functools import cache
 import numpy as np
 
 from . import cupy_fused
-from .cuda import kernels
+from .cuda import choice, kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import TYPES
@@ -48,7 +48,7 @@ def refuses(problem):
 
 
 def declines(problem):
-    return "it has not been proved on a GPU yet"
+    return choice.objection(name, problem)
 
 
 class Engine:
