@@ -43,7 +43,8 @@ rm -f "$folder/gpu-device.log"
 
 # Of the suite, what computes on the GPU: tests that run over array libraries have theirs in their name. Those of
 # test_cupy_*.py run on an emulated device, here as anywhere.
-part suite 130 "$python" -m pytest -q -p no:cacheprovider --require=cupy --require=cupy_fused --require=cupy_step \
+part suite 135 "$python" -m pytest -q -p no:cacheprovider \
+    --require=cupy --require=cupy_fused --require=cupy_step --require=cupy_grid \
     -k '(cupy or torch-cuda) and not test_cupy_'
 part check 50 "$python" -m lstm_xp check --device cuda
 

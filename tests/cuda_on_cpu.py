@@ -92,7 +92,7 @@ struct Meeting {
 struct Block {
     Index index;
     Meeting whole, warp[32];
-    unsigned brought_a[32][32][4], brought_b[32][32][2], left;
+    unsigned brought_a[32][32][4], brought_b[32][32][2], any = 0, left;
     float brought[32][32];
     std::vector<char> memory;
 };
@@ -286,20 +286,48 @@ template <typename Fragment>
 static void mma_bfloat16(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1) {
     mma_16(d, a, b0, b1, [](unsigned bits) { return float_from_bits(bits << 16); });
 }
-// m16n8k8; the lower bits of a float are not looked at.
+// m16n8k8; the lower bits of a float are not looked at: whoever has not rounded it gets one that is cut off.
+static float tf32(unsigned bits) {
+    float v = float_from_bits(bits);
+    if (v == v && bits & 0x1fff) trouble = "an operand is not rounded to TF32";
+    return float_from_bits(bits & 0xffffe000);
+}
 template <typename Fragment>
 static void mma_tf32(float (&d)[4], const Fragment& a, unsigned b0, unsigned b1) {
     with_all_lanes(d, a, b0, b1, [](float sum, auto& all_a, auto& all_b, unsigned row, unsigned column) {
         for (unsigned k = 0; k < 8; ++k) {
             unsigned a = all_a[row % 8 * 4 + k % 4][row / 8 + k / 4 * 2];
             unsigned b = all_b[column * 4 + k % 4][k / 4];
-            sum += float_from_bits(a & 0xffffe000) * float_from_bits(b & 0xffffe000);
+            sum += tf32(a) * tf32(b);
         }
         return sum;
     });
 }
 static unsigned tf32_from_float(float v) {
     return v != v ? 0x7fffffff : (bits_from_float(v) + 0x1000) & 0xffffe000;
+}
+
+// Whether any thread of the block says so.
+static int __syncthreads_or(int said) {
+    unsigned& any = current->block->any;
+    any |= said != 0;
+    __syncthreads();
+    int found = any;
+    __syncthreads();
+    any = 0;
+    __syncthreads();
+    return found;
+}
+
+// Words in global memory by which blocks wait for each other; who looks at one counts the looks.
+static unsigned look_at(const unsigned* signal) { return *signal; }
+static void add_one(unsigned* signal) { ++*signal; }
+static void relax() { moved = true, pass(); }
+static void expect(const void*) {}
+template <typename V>
+static void exchanged(V& v, const void* place, bool there) {
+    v = V();
+    if (there) memcpy(&v, place, sizeof v);
 }
 """
 

@@ -65,7 +65,8 @@ class Device:
 
     def __init__(self, id, capability, processors):
         self.id, self.compute_capability = id, capability
-        self.attributes = {"MultiProcessorCount": processors}
+        self.attributes = {"MultiProcessorCount": processors, "CooperativeLaunch": 1}
+        self.attributes["MaxSharedMemoryPerBlockOptin"] = 227 * 1024
 
     def __enter__(self):
         FAKE.current.append(self)
@@ -120,7 +121,8 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
-        self.seed = 0  # of the order in which threads of a cluster run
+        self.seed = 0  # of the order in which threads of a launch run whose blocks meet
+        self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
         self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
@@ -147,14 +149,17 @@ class Fake:
         cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
+        cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
+        cuda.alloc_pinned_memory = self.alloc_pinned_memory
         libs, api = ModuleType("cupy_backends.cuda.libs"), ModuleType("cupy_backends.cuda.api")
         libs.cublas, api.driver = cublas, SimpleNamespace(funcSetAttribute=self.funcSetAttribute)
+        api.driver.occupancyMaxActiveBlocksPerMultiprocessor = self.occupancy
         parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda")}
         found = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends.cuda.libs": libs, **parents}
         found["cupy_backends.cuda.api"] = api
@@ -227,13 +232,16 @@ class Fake:
 
     # Kernels
 
-    def RawModule(self, *, code, options, name_expressions):
+    def RawModule(self, *, code, options, name_expressions, enable_cooperative_groups=False):
         self.modules.append((code, options, name_expressions))
 
         def get_function(expression):
             assert expression in name_expressions
 
             def run(grid, block, arguments, shared_mem=0):
+                if enable_cooperative_groups:
+                    self.cooperate(kernel, expression, grid, block, arguments, shared_mem)
+                    return
                 assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
                 if (captured := self.streams[-1].captured) is None:
                     run.loaded = True
@@ -283,6 +291,32 @@ class Fake:
                 globals()[name](*arrays)
             return
         self.run_compiled(expression, grid, block, arguments)
+
+    def cooperate(self, kernel, expression, grid, block, arguments, shared):
+        """A launch whose blocks run at once. Like CuPy, it leaves out those for which there is no room."""
+        from grid_emulation import passes
+
+        (work,), device = arguments, self.current[-1]
+        assert shared <= kernel.shared.get(device.id, SHARED_BYTES), "more shared memory than the kernel may have"
+        emulated, call = passes(self, expression, grid, block, shared, work)
+        self.calls.append(call)
+        count = min(grid[0], self.room * device.attributes["MultiProcessorCount"])
+        if self.compiled is None:
+            with np.errstate(all="ignore"):
+                emulated()
+            return
+        value = (ctypes.c_char * work.nbytes).from_buffer_copy(work)
+        assert self.compiled.sizes(expression) == [work.nbytes]
+        options = {"together": count, "shared": shared, "seed": self.seed}
+        self.compiled.launch(expression, (count,), block[0], [value], **options)
+
+    def occupancy(self, function, threads, shared):
+        """Of a kernel with as many registers as a thread can have."""
+        assert (threads, shared <= MOST_SHARED_BYTES) == (256, True)
+        return self.room
+
+    def alloc_pinned_memory(self, size):
+        return np.full(size, 0xFF, np.uint8).view(Pinned)
 
     def run_compiled(self, expression, grid, block, arguments, **together):
         values = [SIZES[type(value)](value) for value in arguments]
@@ -345,6 +379,14 @@ class Fake:
         with np.errstate(all="ignore"):
             product = (alpha * (right.T @ left.T)).T.astype(inner)
             out[...] = product if beta == 0 else product + inner.type(beta) * out  # unread where beta is 0
+
+
+class Pinned(np.ndarray):
+    """Memory of the host that devices can write to."""
+
+    @property
+    def ptr(self):
+        return self.__array_interface__["data"][0]
 
 
 class Kernel:

@@ -6,7 +6,7 @@ from functools import cache
 import nvrtc as compiler
 import pytest
 
-from lstm_xp.engines.cuda import cluster_plan, kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -17,6 +17,7 @@ OPTIONS = (*kernels.OPTIONS, "-ftz=true")
 
 POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
 STEP = kernels.source(*replay.FILES), plan.expressions()
+GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048).
 REGISTERS = {"float": 32, "double": 48}
 CUTS = {
@@ -118,6 +119,33 @@ def test_clusters_are_launched_and_multiply_as_planned(nvrtc, architecture):
         assert ".f64" not in code, name
         shape = {"Half": "m16n8k16.row.col.f32.f16", "Bfloat": "m16n8k16.row.col.f32.bf16", "Ieee": None}
         wanted = shape.get(cut.product, "m16n8k8.row.col.f32.tf32")
+        found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
+        assert len(found) == (wanted is not None), name
+        assert wanted is None or found.pop().startswith(wanted), name
+
+
+@of_steps
+def test_grids_use_what_is_planned(nvrtc, architecture):
+    """No spills, beside the weights that registers hold; and of shared memory only what a launch asks for."""
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *GRID)
+    assert set(resources) == set(grid_plan.expressions())
+    for name, used in resources.items():
+        assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
+        assert 96 < used.registers <= 255, f"{name}: {used}"
+    assert "warning" not in log
+
+
+@pytest.mark.parametrize("architecture", [plan.LEAST, ARCHITECTURES[-1]])
+def test_grids_read_messages_past_the_first_cache(nvrtc, architecture):
+    """With a scope of the whole device, as signals are; no load is one of data that nobody writes."""
+    shapes = {"Half": "m16n8k16.row.col.f32.f16", "Bfloat": "m16n8k16.row.col.f32.bf16", "Ieee": None}
+    for name, code in code_of(nvrtc, architecture, *GRID).items():
+        assert ".f64" not in code, name
+        assert ".nc" not in code, name
+        assert len(re.findall(r"ld\.relaxed\.gpu\.global\.v4", code)) >= 4, name
+        assert code.count("red.release.gpu.global.add.u32") >= 2, name
+        assert "ld.acquire.gpu.global.u32" in code, name
+        wanted = shapes.get(name.rstrip(">").split(", ")[1], "m16n8k8")
         found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
         assert len(found) == (wanted is not None), name
         assert wanted is None or found.pop().startswith(wanted), name
