@@ -139,12 +139,18 @@ def one_library(function, arrays):
         raise TypeError(f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}.")
     devices = {name: device(array) for name, array in arrays.items()}
     known = {name: place for name, place in devices.items() if place is not None}
-    if len(set(known.values())) > 1:
+    if any(place != next(iter(known.values())) for place in known.values()):  # CuPy's cannot be hashed
         raise ValueError(
             f"{function}: all arrays must lie on one device; got {_listed(known)}. "
             f"Move them first: nothing is moved between devices by itself."
         )
-    return namespace(first), next(iter(devices.values()))
+    xp, place = namespace(first), next(iter(devices.values()))
+    if array_library(xp) == "cupy" and xp.cuda.Device() != place:
+        raise ValueError(
+            f"{function}: the arrays lie on cuda:{place.id}, but cuda:{xp.cuda.Device().id} is current, and CuPy makes "
+            f"arrays on that one; call it inside of: with cupy.cuda.Device({place.id})."
+        )
+    return xp, place
 
 
 def shapes(function, arrays, rules, context):
@@ -241,7 +247,10 @@ def sequence_lengths(function, lengths, x, xp):
         raise TypeError(f"{function}: lengths must be integers; got {dtype_name(values.dtype)}.")
     if not hosted:
         # Counting places in the batch takes more than a narrow integer holds.
-        return xp.clip(xp.astype(values, xp.arange(1).dtype), 0, T)
+        values = xp.astype(values, xp.arange(1).dtype)
+        # Not `clip`: for CuPy, array-api-compat's picks elements by a mask, and so waits for the device.
+        values = xp.where(values < 0, xp.zeros_like(values), values)
+        return xp.where(values > T, xp.full_like(values, T), values)
     wrong = np.flatnonzero((values < 0) | (values > T))
     if wrong.size:
         raise ValueError(

@@ -364,7 +364,7 @@ class LSTM:
                 gradients[k] = found if self.bias else found._replace(b=None)
                 dx = one if dx is None else dx + one
             for mask in masks.on_input(layer):
-                dx = dx * mask
+                dx = random_masks.times(dx, mask, xp)
             down = dx
         down = xp.permute_dims(down, (1, 0, 2)) if self.time_major else down
         order = range(len(gradients))

@@ -45,7 +45,7 @@ class Library(NamedTuple):
         array = np.asarray(array)
         dtype = dtype or array.dtype.name
         if dtype == "bfloat16":
-            return self.xp.astype(self.asarray(array, "float32"), self.xp.bfloat16)
+            return self.xp.astype(self.asarray(array, "float32"), self.bfloat16)
         array = array.astype(dtype)
         if checks.array_library(self.xp) == "dask":
             return self.xp.asarray(array)
@@ -57,9 +57,20 @@ class Library(NamedTuple):
 
     def dtypes(self):
         """The floating dtypes that this library has on this device, by name."""
-        return tuple(name for name in DTYPES if hasattr(self.xp, name) and self._has(name))
+        return tuple(name for name in DTYPES if self._has(name))
+
+    @property
+    def bfloat16(self):
+        """The library's dtype bfloat16, or None. CuPy computes with ml_dtypes', but has no name for it."""
+        if checks.array_library(self.xp) == "cupy" and find_spec("ml_dtypes"):
+            return np.dtype(import_module("ml_dtypes").bfloat16)
+        return getattr(self.xp, "bfloat16", None)
 
     def _has(self, name):
+        if name == "bfloat16":
+            return self.bfloat16 is not None
+        if not hasattr(self.xp, name):
+            return False
         # JAX without its 64-bit mode has the name float64, but makes float32 arrays.
         return name != "float64" or checks.dtype_name(self.asarray(np.zeros(1)).dtype) == "float64"
 

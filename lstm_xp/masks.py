@@ -125,5 +125,10 @@ def apply(masks, x, lengths, xp):
         timeline = Timeline.of(x, lengths, False, xp)
         x = timeline.restore(timeline.steps(x))
     for mask in masks:
-        x = x * mask
+        x = times(x, mask, xp)
     return x
+
+
+def times(v, mask, xp):
+    """v * mask in their dtype: of bfloat16, CuPy makes float32."""
+    return xp.astype(v * mask, v.dtype, copy=False)

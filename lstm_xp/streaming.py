@@ -54,6 +54,8 @@ def step(network, params, x, state):
 
 def _plain_step(network, p, x, h, c):
     device = getattr(x, "device", None)  # only a key: None where the library, or a tracer, has none
+    if type(device).__hash__ is None:
+        device = _Key(device)
     run = _step_of(network.engine, checks.namespace(x), x.dtype, device, *x.shape, h.shape[1])
     return run(x, h, c, p.Wx, p.Wh, p.b)
 
@@ -68,10 +70,24 @@ def _variant_step(network, p, x, h, c):
     return narrow(h), narrow(c)
 
 
+class _Key:
+    """A device that cannot be hashed, as CuPy's cannot, as part of a key."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __hash__(self):
+        return hash(str(self.device))
+
+    def __eq__(self, other):
+        return isinstance(other, _Key) and self.device == other.device
+
+
 @lru_cache(maxsize=64)
 def _step_of(engine, xp, dtype, device, N, D, H):
     """The step of the engine for a problem; by itself, of the first that has one and suits."""
     library = checks.array_library(xp)
+    device = device.device if isinstance(device, _Key) else device
     problem = Problem(library, checks.dtype_name(dtype), device, N, 1, D, H, False, "ieee")
     if engine != "auto":
         return engines.step(engines.choose(engine, problem))

@@ -68,7 +68,7 @@ class Timeline(NamedTuple):
         """v (steps, N, K) with zeros behind the lengths, whatever stood there."""
         if self.lengths is None:
             return v
-        return self.xp.where(self.valid(v.shape[0], start), v, self.xp.zeros_like(v))
+        return where(self.valid(v.shape[0], start), v, self.xp.zeros_like(v), self.xp)
 
     def is_last(self, steps, start=0):
         """Which of so many steps is the last valid one of its row: (steps, N, 1)."""
@@ -82,14 +82,14 @@ class Timeline(NamedTuple):
         steps = v.shape[0]
         place = self.lengths - 1 - start
         inside = (place >= 0) & (place < steps)
-        rows = xp.clip(place, 0, steps - 1) * self.N + self._row()
-        return xp.where(inside[:, None], xp.take(rows_of(v, xp), rows, axis=0), before)
+        rows = xp.where(inside, place, xp.zeros_like(place)) * self.N + self._row()
+        return where(inside[:, None], xp.take(rows_of(v, xp), rows, axis=0), before, xp)
 
     def where_empty(self, empty, otherwise):
         """Choose by row (N, K): `empty` for rows of length 0, else `otherwise`."""
         if self.lengths is None:
             return otherwise
-        return self.xp.where((self.lengths == 0)[:, None], empty, otherwise)
+        return where((self.lengths == 0)[:, None], empty, otherwise, self.xp)
 
     def _place(self, start, stop):
         """Where the steps start..stop of a row's reversed valid part stand in the caller's time: (steps, N)."""
@@ -111,3 +111,8 @@ class Timeline(NamedTuple):
 def rows_of(v, xp):
     """(T, N, K) as the rows of one matrix (T*N, K)."""
     return xp.reshape(v, (v.shape[0] * v.shape[1], v.shape[2]))
+
+
+def where(condition, v, otherwise, xp):
+    """`xp.where` of two arrays of one dtype, in that dtype: of bfloat16, CuPy makes float32."""
+    return xp.astype(xp.where(condition, v, otherwise), v.dtype, copy=False)

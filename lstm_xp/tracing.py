@@ -172,7 +172,7 @@ def saturation(
 
     def share(saturated):
         counted = xp.sum(xp.astype(saturated & valid, steps.dtype), axis=(0, 1))
-        shares = xp.astype(counted, i.dtype) / xp.astype(xp.clip(steps, 1, max(1, N * T)), i.dtype)
+        shares = xp.astype(counted, i.dtype) / xp.astype(xp.where(steps == 0, xp.ones_like(steps), steps), i.dtype)
         return xp.where(steps == 0, xp.full_like(shares, xp.nan), shares)
 
     def shares(gate, lowest):

@@ -35,7 +35,7 @@ from .cell import conversions, split
 from .checks import Array
 from .parameters import Direction
 from .records import SequenceCache
-from .timeline import Timeline, rows_of
+from .timeline import Timeline, rows_of, where
 
 EPSILON = 1e-5  # of layer normalisation
 
@@ -226,7 +226,7 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
         next_h, next_c, (new, z, gates) = step(a[t, ...], wide(h), c, p, cell, _at(drawn, t), xp)
         next_h = narrow(next_h)
         if lengths is not None:
-            next_h, next_c = xp.where(valid[t, ...], next_h, h), xp.where(valid[t, ...], next_c, c)
+            next_h, next_c = (where(valid[t, ...], v, old, xp) for v, old in ((next_h, h), (next_c, c)))
         h, c = next_h, next_c
         all_h.append(h)
         if keep:

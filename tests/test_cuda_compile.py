@@ -12,8 +12,8 @@ from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, p
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
 architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 of_steps = pytest.mark.parametrize("architecture", [number for number in ARCHITECTURES if number >= plan.LEAST])
-# As CuPy compiles: it adds the last one.
-OPTIONS = (*kernels.OPTIONS, "-ftz=true")
+# As CuPy compiles: it adds the last two.
+OPTIONS = (*kernels.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
 
 POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
 STEP = kernels.source(*replay.FILES), plan.expressions()

@@ -16,6 +16,7 @@ from problems import compare, orders, random_problem, reference, rounded, run, s
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines.cuda import memory
 from lstm_xp.testing import assert_close
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -279,3 +280,22 @@ def test_too_little_memory_is_said_and_nothing_leaks(cuda_engine, monkeypatch, k
     assert machine.used() == held
     assert machine.current == [machine.devices[0]]
     assert h.shape == (50, 20, 30)
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "told"),
+    [
+        ("CUDARuntimeError", 2, "need 0.00 GB"),  # no memory for a graph
+        ("CUDADriverError", 2, "need 0.00 GB"),  # none for a kernel
+        ("CUBLASError", 3, "need 0.00 GB"),  # none for cuBLAS
+        ("CUDARuntimeError", 700, "as it was"),
+        ("CUBLASError", 2, "as it was"),
+    ],
+)
+def test_what_takes_memory_beside_arrays(machine, name, status, told):
+    """Libraries of CUDA have their own words for it; other errors stay what they are."""
+    error = type(name, (RuntimeError,), {"status": status})("as it was")
+    expected = MemoryError if told != "as it was" else RuntimeError
+    with pytest.raises(expected, match=told), memory.working_on(machine.devices[0], "it: parts", 1000):
+        raise error
+    assert machine.current == [machine.devices[0]]

@@ -100,6 +100,14 @@ def test_steps_are_replayed_in_chunks(machine, T, forward, backward):
     agree(results, expected, "float32", T)
 
 
+def test_a_kernel_has_run_before_it_is_captured(machine):
+    """At their first launch, kernels may be loaded; launched once beyond all steps, they do nothing."""
+    run_engine(cupy_step, arrays_of(LIB, engine_problem(40, 2, 3), "float32"))
+    order = [call[0] for call in machine.calls if call[0] in ("forward_step", "backward_step", "captured")]
+    assert order[:2] == ["forward_step", "captured"]
+    assert order[order.index("backward_step") :][:2] == ["backward_step", "captured"]
+
+
 def test_another_number_of_steps_needs_no_other_graph(machine):
     for T in (40, 9, 100, 33):
         arrays = arrays_of(LIB, engine_problem(T, 2, 3, T), "float32")
@@ -145,6 +153,18 @@ def test_what_is_kept_is_bounded(machine):
     with replay.leased(steps._replace(N=100)):
         pass
     assert machine.used() == held
+
+
+def test_so_are_its_bytes(machine, monkeypatch):
+    steps = plan("float32", "ieee", 3, 5, 132).forward
+    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * steps.packed_bytes)
+    for N in range(1, 6):
+        with replay.leased(steps._replace(N=N)):
+            pass
+    assert [key[-1].N for key, _ in replay._idle] == [4, 5]
+    with replay.leased(steps._replace(H=50)) as runner:
+        assert runner.steps.packed_bytes > replay.KEPT_BYTES
+    assert not replay._idle
 
 
 def test_a_runner_is_leased_to_one_at_a_time(machine):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from problems import random_problem, same_bits
 
-from lstm_xp import EngineError, explain, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
+from lstm_xp import EngineError, checks, explain, lstm_backward, lstm_forward, lstm_step_backward, lstm_step_forward
 from lstm_xp.engines import array_api
 
 FLOATING = "(float16, bfloat16, float32, float64, complex128)"
@@ -429,3 +429,28 @@ def test_an_error_leaves_the_arguments_alone():
     with pytest.raises(ValueError, match="b must have shape"):
         lstm_forward(*(values[name] for name in ("x", "h0", "Wx", "Wh", "b")))
     assert all(same_bits(values[name], before[name]) for name in values)
+
+
+class Place:
+    """A device that cannot be hashed, as CuPy's."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __eq__(self, other):
+        return self.number == other.number
+
+    __hash__ = None
+
+    def __repr__(self):
+        return f"<place {self.number}>"
+
+
+def test_devices_are_compared_and_not_hashed(monkeypatch):
+    elsewhere = type("Elsewhere", (np.ndarray,), {})  # NumPy's own arrays are not looked at
+    arrays = {name: zeros(*SHAPES[name]).view(elsewhere) for name in ("x", "h0")}
+    monkeypatch.setattr(checks, "device", lambda array: Place(0))
+    assert checks.one_library("f", arrays) == (np, Place(0))
+    monkeypatch.setattr(checks, "device", lambda array: Place(array.ndim))
+    with pytest.raises(ValueError, match=r"must lie on one device; got x: <place 3>, h0: <place 2>"):
+        checks.one_library("f", arrays)

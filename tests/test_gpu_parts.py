@@ -65,7 +65,7 @@ def test_right_engines_pass_on_numpy():
     assert 0 <= correctness.run(proof, HOST)[0]["share"] <= 1
 
 
-PLANTED = ("h", "da", "dc0", "repeat", "unwritten", "argument", "raises", "inference", "dtype")
+PLANTED = ("h", "da", "dc0", "repeat", "later", "between", "unwritten", "argument", "raises", "inference", "dtype")
 
 
 @pytest.mark.parametrize("planted", PLANTED)
@@ -73,6 +73,7 @@ def test_a_wrong_engine_is_caught(planted, monkeypatch):
     plant(planted, monkeypatch)
     record = correctness.run(UNIT, HOST)[0]
     assert {"h": "h is wrong", "da": "is wrong", "dc0": "dc0 is wrong", "repeat": "differ from run to run",
+            "later": "h of a run were written to by a later one", "between": "differ from run to run",
             "unwritten": "inf times the limit", "argument": "wrote into its arguments Wh", "inference": "h is wrong",
             "dtype": "is float64, expected float32",
             "raises": "gave no result: MemoryError: no room"}[planted] in record["wrong"]  # fmt: skip
@@ -83,13 +84,18 @@ def test_a_wrong_engine_is_caught(planted, monkeypatch):
 
 def plant(planted, monkeypatch):
     """Make numpy_fused wrong in one way."""
-    forward, backward, calls = numpy_fused.forward, numpy_fused.backward, []
+    forward, backward, calls, returned = numpy_fused.forward, numpy_fused.backward, [], []
 
     def wrong_forward(a, h0, c0, Wh, *, keep):
         calls.append(keep)
         if planted == "raises":
             raise MemoryError("no room")
         h, c_n, *rest = forward(a, h0, c0, Wh, keep=keep)
+        returned.append((h, *rest))
+        if planted == "later" and len(calls) == 2:
+            returned[0][0][0, 0, 0] = 0
+        if planted == "between" and len(calls) == 3:
+            returned[1][2][0, 0, 0] = 0
         if planted == "h" or (planted == "inference" and not keep):
             h[-1, 0, 0] *= 1 + 1e-5
         if planted == "repeat" and len(calls) == 2:

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks import records, runner
 from benchmarks.gpu import __main__ as command_line
-from benchmarks.gpu import correctness, programme, report, sizes, timed, verdict
+from benchmarks.gpu import correctness, programme, report, sanitizer, sizes, timed, verdict
 from benchmarks.gpu.places import Cuda, Host, NoDevice, dtype_of
 from lstm_xp import testing
 from lstm_xp.checks import PRECISIONS
@@ -163,6 +163,31 @@ def test_a_process_that_dies_is_replaced_and_its_work_recorded_as_failed(fake):
     assert len(verdict.unmeasured(result)) == 3
 
 
+def test_a_piece_of_work_that_hangs_does_not_take_the_others_time(fake, monkeypatch):
+    """The first of a process has longer, for libraries are loaded; none has longer than what is left."""
+    fake.does["correctness", 2] = runner.Failed("out of time")
+    given = {}
+    original = fake.ask
+
+    def record(self, unit, seconds):
+        given.setdefault(self.name, []).append(seconds)
+        return original(self, unit, seconds)
+
+    monkeypatch.setattr(fake, "ask", record)
+    run_fake(fake, 1e5)
+    assert given["correctness"][:5] == [
+        programme.FIRST,
+        programme.LATER,
+        programme.LATER,
+        programme.FIRST,
+        programme.LATER,
+    ]
+    assert given["sanitizer"][1] == sanitizer.SECONDS + 10
+    given.clear()
+    run_fake(fake, 20)
+    assert all(seconds <= 20 + programme.GRACE for part in given.values() for seconds in part)
+
+
 def test_what_breaks_the_device_is_tried_again_without_torchs_graph(fake):
     first, second = timed.ENGINES.units(HOST)[:2]
     fake.does["engines", 0] = {"failed": "CUDA error: capture", "broken": True}
@@ -174,7 +199,7 @@ def test_what_breaks_the_device_is_tried_again_without_torchs_graph(fake):
     counts = result["parts"]["engines"]
     assert counts["units"] == counts["done"] == len(timed.ENGINES.units(HOST)) + 1
     assert timed.ENGINES.smaller(first | {"mode": "eager"}) is None
-    assert timed.RIVALS.smaller(timed.RIVALS.units(HOST)[0]) is None
+    assert timed.RIVALS.smaller(timed.RIVALS.units(HOST)[0])["mode"] == "eager"
 
 
 def test_without_a_device_nothing_is_started_after_the_environment(fake):
@@ -429,10 +454,23 @@ esac
     )  # fmt: skip
     assert done.returncode == expected, done.stdout + done.stderr
     log = (tmp_path / "log").read_text().splitlines()
-    assert len(log) == 5
-    assert "--require=cupy" in log[1]
-    assert log[2] == "-m lstm_xp check --device cuda"
+    assert len(log) == 6
+    assert log[2].startswith("-m benchmarks.gpu --seconds")  # the most valuable first
+    assert log[4] == "-m lstm_xp check --device cuda"
+    assert "--require=cupy" in log[5]
     assert {"gpu-suite.log", "gpu-check.log", "gpu-programme.log"} <= {f.name for f in (tmp_path / "out").iterdir()}
+
+
+def test_the_script_says_what_cannot_be_imported(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/usr/bin/env bash\necho \"ModuleNotFoundError: No module named 'numpy'\" >&2\nexit 1\n")
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "ci/gpu.sh", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "ci/gpu.sh: lstm_xp cannot be imported: ModuleNotFoundError: No module named 'numpy'\n"
 
 
 def test_the_script_says_that_there_is_no_device(tmp_path):

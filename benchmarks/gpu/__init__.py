@@ -2,7 +2,7 @@
 
 Reading order: sizes.py (what is run), programme.py (parts, their time, what is written when), worker.py (the process
 that works), places.py (the device, or this processor in its stead for a rehearsal); then one file per part:
-environment.py, ceilings.py, latencies.py, timed.py (cuDNN's LSTM by torch, and the engines), correctness.py,
+environment.py, timed.py (cuDNN's LSTM by torch, and the engines), correctness.py, latencies.py, ceilings.py,
 sanitizer.py; last verdict.py and report.py.
 
 A part is a module with

@@ -22,11 +22,11 @@ file is written every few seconds, so that what was measured survives.
 EPILOG = """\
 parts, in this order:
   environment  GPU, clocks, driver, versions (always)
-  ceilings     a copy in device memory; large products in every kind of numbers
-  latencies    launch, edge of a graph, barriers of grid and cluster, messages between blocks of a cluster
   rivals       torch.nn.LSTM over the whole grid: TF32, IEEE, bfloat16, float16; eager and as a CUDA graph
   correctness  every engine, in every kind of numbers, over awkward shapes, against float64; same bits twice
   engines      every engine in alternating rounds with torch.nn.LSTM
+  latencies    launch, edge of a graph, barriers of grid and cluster, messages between blocks of a cluster
+  ceilings     a copy in device memory; large products in every kind of numbers
   sanitizer    compute-sanitizer over a few small problems, if it is there
 
 examples:

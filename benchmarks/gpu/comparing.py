@@ -26,12 +26,13 @@ def draw(size, dtype="float64"):
     return {name: (value * np.float32(scales.get(name, 1))).astype(dtype) for name, value in values.items()}
 
 
-def run(arrays, **options):
-    """Outputs and, where there are cotangents, gradients by name."""
+def run(arrays, between=lambda: None, **options):
+    """Outputs and, where there are cotangents, gradients by name; what is to happen `between` the two passes does."""
     learning = "dh" in arrays
     h, cache = lstm_forward(*(arrays[name] for name in ARGUMENTS), c0=arrays["c0"], training=learning, **options)
     results = {"h": h, "h_n": cache.h_n, "c_n": cache.c_n}
     if learning:
+        between()
         gradients = lstm_backward(arrays["dh"], cache, dh_n=arrays.get("dh_n"), dc_n=arrays.get("dc_n"))
         results |= gradients._asdict() | {"dc0": gradients.dc0}
     return results

@@ -14,19 +14,23 @@ from .. import machine, records, runner
 from . import worker
 
 FORMAT = "lstm_xp GPU measurements, 1"
-# Part -> its share of the time. What one leaves over goes to those after it. The rivals come early: what cuDNN takes
-# is worth knowing whatever else happens.
+# Part -> its share of the time, the most valuable first: what cuDNN takes is worth knowing whatever else happens, and
+# what an engine takes only if it is right. What one part leaves over goes to those after it: most of the environment's,
+# which may have to load torch from a cold disk.
 SHARES = {
-    "environment": 4,
-    "ceilings": 5,
-    "latencies": 4,
-    "rivals": 36,
+    "environment": 10,
+    "rivals": 40,
     "correctness": 20,
     "engines": 22,
-    "sanitizer": 9,
+    "latencies": 3,
+    "ceilings": 4,
+    "sanitizer": 8,
 }
 # A piece of work may take so much longer than what is left: it is not to be lost for a second.
 GRACE = 5.0
+# But a kernel that waits for ever may not take the others' time: the first piece of a process, which loads libraries
+# and compiles, has so long, and each later one so long, or the PATIENCE of its part.
+FIRST, LATER = 90.0, 15.0
 # The file is written at the end of each part, and within it about so often.
 SECONDS_BETWEEN_WRITES = 2.0
 
@@ -127,9 +131,10 @@ def _run_part(name, place, budget, result, write, say, start):
             if left <= 0:
                 counts["out_of_time"] = [unit, *units]
                 break
+            patience = getattr(part, "PATIENCE", LATER) if process else FIRST
             process = process or start(name, place.name)
             try:
-                answer = process.ask(unit, left + GRACE)
+                answer = process.ask(unit, min(left + GRACE, patience))
             except runner.Failed as failure:
                 answer = {"failed": str(failure), "broken": True}
             if answer.get("missing"):

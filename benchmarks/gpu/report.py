@@ -34,6 +34,8 @@ def about(result):
     wrong = verdict.wrong(result)
     lines += [f"WRONG: {line}" for line in wrong] or ["no wrong numbers among those that were checked"]
     lines += [f"out of time: {count} pieces of {name}" for name, count in verdict.unfinished(result).items()]
+    if others := {record["kind"]: None for record in result["records"] if record.get("cudnn") is False}:
+        lines += [f"torch.nn.LSTM ran without cuDNN in {', '.join(others)}"]
     reasons = {}
     for line in verdict.unmeasured(result):
         where, _, reason = line.partition(": ")

@@ -28,10 +28,9 @@ class Part:
         self.engines = engines
 
     def units(self, place):
-        """One per shape and kind; alone, torch's two modes are apart, so that one cannot take the other with it."""
+        """One per shape and kind."""
         shapes = sizes.REHEARSED["timed"] if place.rehearsal else sizes.grid()
-        found = [{"size": list(size), "kind": kind} for size in shapes for kind in sizes.TIMED_KINDS]
-        return found if self.engines else [{**unit, "mode": mode} for unit in found for mode in MODES]
+        return [{"size": list(size), "kind": kind} for size in shapes for kind in sizes.TIMED_KINDS]
 
     def run(self, unit, place):
         """A record per contender and kind of work."""
@@ -47,7 +46,7 @@ class Part:
 
     def smaller(self, unit):
         """What to try instead, where a piece of work took the device with it: no CUDA graph of torch's. Or None."""
-        return {**unit, "mode": "eager"} if self.engines and "mode" not in unit else None
+        return None if "mode" in unit else {**unit, "mode": "eager"}
 
 
 RIVALS, ENGINES = Part(engines=False), Part(engines=True)
@@ -60,8 +59,9 @@ class Race:
         self.size, self.kind, self.place = size, kind, place
         self.problem, self.arrays = _arrays(size)
         self.calls, self.shares, self.failures, self.wrong = {}, {}, {}, {}
+        self.torch = {}
         try:
-            self.expected, self.why_not = _reference(size, kind, place), ""
+            self.expected, self.why_not = _reference(size, sizes.KINDS[kind].dtype, place), ""
         except Exception as error:
             self._unless_broken(error)
             self.expected, self.why_not = None, one_line(error)
@@ -109,6 +109,7 @@ class Race:
             self._unless_broken(error)
             self.failures |= {(f"torch {mode}", what): one_line(error) for mode in modes for what in WHATS}
             return
+        self.torch = {"cudnn": contender.by_cudnn}
         for mode in modes:
             for what in WHATS:
                 self._add(f"torch {mode}", what, lambda mode=mode, what=what: prepare(mode, what), check)
@@ -125,6 +126,7 @@ class Race:
                 median = record["median_s"]
                 record |= {"us_per_step": median / self.problem.T * 1e6}
                 record |= {"tflops": self.problem.flop(what) / median / 1e12, "share_of_limit": self.shares[key]}
+                record |= self.torch if key[0].startswith("torch") else {}
                 found.append({"contender": key[0], "what": what, **record})
         for (name, what), reason in self.failures.items():
             wrong = {"wrong": reason} if (name, what) in self.wrong else {}
@@ -161,5 +163,5 @@ def _arrays(size):
 
 @lru_cache(maxsize=1)
 def _reference(size, kind, place):
-    """Outputs and gradients in float64, of the arrays as this kind rounds them: torch's two modes share them."""
+    """Outputs and gradients in float64, of the arrays as this kind rounds them; kinds of one dtype share them."""
     return comparing.reference({name: place.array(value, kind) for name, value in _arrays(size)[1].items()})

@@ -24,6 +24,8 @@ class Torch(torch_cpu.Contender):
         self.x, self.h0, self.c0, self.dh = (v.to(dtype) for v in (self.x, self.h0, self.c0, self.dh))
         self.inputs = [v.clone().requires_grad_() for v in (self.x, self.h0, self.c0)]
         self.cell = self.steps = None
+        # In some dtypes, versions of torch have kernels of their own instead.
+        self.by_cudnn = torch.cudnn_is_acceptable(self.x)
 
     def allow(self):
         """Set torch's switches for TF32."""

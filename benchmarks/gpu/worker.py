@@ -4,6 +4,7 @@ It takes a piece of work per line, and gives an answer per line: {"records": [..
 with "broken" if the device will do nothing more for this process. The programme starts another one then.
 """
 
+import gc
 import json
 import os
 import signal
@@ -48,8 +49,11 @@ def main(name, place):
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     part, place = part_of(name), open_place(place)
-    for line in sys.stdin:
+    for number, line in enumerate(sys.stdin):
         print(json.dumps(answer(part, json.loads(line), place)), file=answers, flush=True)
+        if number == 0:  # libraries are there: collections, of which there are many, need not look through them
+            gc.collect()
+            gc.freeze()
 
 
 if __name__ == "__main__":

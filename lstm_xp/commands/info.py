@@ -2,6 +2,7 @@
 
 import os
 import platform
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
 from .. import __version__, checks, engines, libraries
@@ -42,9 +43,9 @@ def _library(name):
         library = libraries.open_library(name)
     except libraries.Missing as reason:
         return str(reason)
-    # The wrapped namespaces of array-api-compat pass the version of what they wrap on.
-    found = getattr(library.xp, "__version__", None) or _version(checks.array_library(library.xp).replace("_", "-"))
-    usable = ", ".join(engines.candidates(checks.array_library(library.xp)))
+    root = checks.array_library(library.xp)
+    found = import_module(root).__version__  # not of the namespace: array-api-compat's of CuPy has none
+    usable = ", ".join(engines.candidates(root))
     return f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}"
 
 

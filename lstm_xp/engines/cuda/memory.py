@@ -2,6 +2,9 @@
 
 from contextlib import contextmanager
 
+# Errors, with their status, of what takes memory beside arrays, whose own is a MemoryError: graphs, modules, cuBLAS.
+FULL = {("CUDARuntimeError", 2), ("CUDADriverError", 2), ("CUBLASError", 3)}
+
 
 @contextmanager
 def working_on(device, what, needed):
@@ -10,7 +13,12 @@ def working_on(device, what, needed):
         try:
             yield
             return
-        except MemoryError:
+        except Exception as error:
+            if (
+                not isinstance(error, MemoryError)
+                and (type(error).__name__, getattr(error, "status", None)) not in FULL
+            ):
+                raise
             from cupy.cuda import runtime
 
             free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())

@@ -17,8 +17,10 @@ FILES = "mma.cuh", "step.cu"
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
 JOB_BYTES = 128
-# Runners that are kept for later calls, the last ones used.
-KEPT = 8
+# Runners that are kept for later calls, the last ones used, with so many bytes of weights at most.
+KEPT, KEPT_BYTES = 8, 1 << 28
+# An offset beyond all steps: launches there do nothing.
+BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
 BLOCK = 256
 
@@ -50,26 +52,26 @@ class Runner:
         for first in range(0, launches, chunk):
             self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
             if launches < FEWEST:
-                self._launch(launches)
+                self._launch(range(launches))
             else:
                 self.graph = self.graph or self._captured()
                 self.graph.launch()
 
-    def _launch(self, count):
+    def _launch(self, offsets):
         sizes = np.uint32(self.steps.N), np.uint32(self.steps.H)
-        for offset in range(count):
+        for offset in offsets:
             arguments = self.job.data.ptr, self.packed.data.ptr, *sizes, np.int32(offset)
             self._step(self.steps.grid, (self.steps.block,), arguments)
 
     def _captured(self):
         from cupy.cuda import Stream
 
-        _ = self._step.kernel  # loaded here: nothing can be loaded while a stream captures
+        self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
         stream = Stream(non_blocking=True)
         with stream:
             stream.begin_capture()
             try:
-                self._launch(CHUNK)
+                self._launch(range(CHUNK))
             finally:
                 graph = stream.end_capture()
         return graph
@@ -103,7 +105,8 @@ def leased(steps):
     yield runner  # and after an error it is forgotten
     with _lock:
         _idle.append((key, runner))
-        del _idle[:-KEPT]
+        while len(_idle) > KEPT or sum(kept.steps.packed_bytes for _, kept in _idle) > KEPT_BYTES:
+            del _idle[0]
 
 
 def forget():

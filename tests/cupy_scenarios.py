@@ -1,0 +1,135 @@
+"""What is asked of CuPy itself, with no driver (cupy_without_gpu.py): `python tests/cupy_scenarios.py NAME`.
+
+Each scenario prints what happened as JSON.
+"""
+
+import json
+import os
+import sys
+from contextlib import nullcontext
+
+import numpy as np
+from cupy_without_gpu import MACHINE, install
+
+from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, testing
+from lstm_xp.checks import Problem
+from lstm_xp.engines.cuda import replay
+from lstm_xp.libraries import open_library
+
+ORDERS = (
+    {}, {"reverse": True}, {"lengths": [40, 0, 7]}, {"lengths": [40, 0, 7], "reverse": True}, {"training": False},
+    {"training": False, "lengths": [40, 0, 7], "reverse": True}, {"lengths": "on the device"},
+)  # fmt: skip
+
+
+def sequence(dtype, engine, precision="ieee", N=3, T=40, D=5, H=33, **order):
+    """A forward and, in training, a backward pass; what they launched."""
+    import cupy as cp
+
+    library, rng = open_library("cupy"), np.random.default_rng(0)
+
+    def array(*shape):
+        return library.asarray(rng.standard_normal(shape), dtype)
+
+    x, h0, c0 = array(N, T, D), array(N, H), array(N, H)
+    Wx, Wh, b = array(D, 4 * H), array(H, 4 * H), array(4 * H)
+    gradients = {"dh": array(N, T, H), "dh_n": array(N, H), "dc_n": array(N, H)}
+    if order.get("lengths") == "on the device":
+        order["lengths"] = cp.asarray([1, 2, 50])
+    MACHINE.launches.clear()
+    MACHINE.products.clear()
+    h, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0, engine=engine, precision=precision, **order)
+    results = [h, cache.h_n, cache.c_n]
+    if order.get("training", True):
+        results += lstm_backward(**gradients, cache=cache)
+    assert all(result.dtype == x.dtype for result in results)
+    return [launch[0] for launch in MACHINE.launches]
+
+
+def every_engine():
+    """Names, arguments and dtypes: whether CuPy takes them all, and that nothing waits."""
+    from cupy.cuda import Device
+
+    ran, graphs = [], set()
+    for engine in engines.candidates("cupy"):
+        for dtype in open_library("cupy").dtypes():
+            for precision in ("ieee", "tf32"):
+                sizes = Problem("cupy", dtype, Device(), 3, 40, 5, 33, True, precision)
+                if engines.load(engine).refuses(sizes):
+                    continue
+                for order in ORDERS:
+                    launched = sequence(dtype, engine, precision, **order)
+                    if engine == "cupy_step":
+                        graphs.add((order.get("training", True), sum("graph of 32" in name for name in launched)))
+                ran.append((engine, dtype, precision))
+    return {"ran": ran, "graphs": sorted(graphs), "waits": MACHINE.waits}
+
+
+def products():
+    """Every product that cuBLAS was asked for."""
+    found = []
+    for engine in ("cupy_fused", "cupy_step"):
+        for dtype in ("float16", "bfloat16", "float32"):
+            sequence(dtype, engine, "tf32")
+            found += MACHINE.products
+    return {"products": found}
+
+
+def streams():
+    """Where everything goes while a stream is current."""
+    import cupy as cp
+
+    sequence("float32", "cupy_step")  # what is compiled and captured once
+    found = {}
+    for name, stream in (("null", None), ("other", cp.cuda.Stream(non_blocking=True)), ("ptds", cp.cuda.Stream.ptds)):
+        with stream or nullcontext():
+            for engine in ("cupy_fused", "cupy_step"):
+                sequence("float32", engine)
+                seen = {launch[3] for launch in MACHINE.launches} | {one["stream"] for one in MACHINE.products}
+                found[f"{name}, {engine}"] = [sorted(seen), cp.cuda.get_current_stream().ptr]
+    return {"streams": found, "kept": len(replay._idle)}
+
+
+def second_device():
+    """Arrays of a device that is not current, and of one that is."""
+    import cupy as cp
+
+    with cp.cuda.Device(1):
+        launched = {engine: len(sequence("float32", engine)) for engine in engines.candidates("cupy")}
+        x, Wx, Wh = (cp.ones(shape, cp.float32) for shape in ((2, 3, 4), (4, 8), (2, 8)))
+        devices = {lstm_forward(x, None, Wx, Wh, None, engine=name)[0].device.id for name in engines.candidates("cupy")}
+    try:
+        lstm_forward(x, None, Wx, Wh, None)
+    except ValueError as error:
+        return {"launched": launched, "devices": sorted(devices), "told": str(error)}
+
+
+def check_command():
+    """`lstm-xp check` and `info`: all but the comparisons."""
+    testing.relative_error = lambda actual, expected: 0.0 * testing.to_numpy(actual).size
+
+    def calls_alone(forward, backward, arguments, **options):
+        backward(*forward(**arguments))
+        return dict.fromkeys(arguments, 0.0)
+
+    testing.check_gradients = calls_alone
+    return {"status": [cli.main(["check", "--library", "cupy"]), cli.main(["info"])]}
+
+
+def one_step_at_a_time():
+    """A network as a stream."""
+    import cupy as cp
+
+    for engine in ("auto", "cupy_fused", "cupy_step"):
+        network = LSTM(5, 7, num_layers=2, engine=engine)
+        params = network.init(xp=open_library("cupy").xp, dtype="float32")
+        y, state = network.step(params, cp.ones((3, 5), cp.float32), None)
+        y, state = network.step(params, cp.ones((3, 5), cp.float32), state)
+    return {"shape": list(y.shape), "waits": MACHINE.waits}
+
+
+if __name__ == "__main__":
+    install()
+    result = globals()[sys.argv[1]]()
+    print("\n" + json.dumps(result | {"wrong": MACHINE.wrong}), flush=True)
+    os._exit(0)  # what CuPy does at the end needs a driver

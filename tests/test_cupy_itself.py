@@ -1,0 +1,104 @@
+"""CuPy itself takes what the engines ask of it: its own code, with nothing in the place of a GPU (cupy_without_gpu.py).
+
+What fake_cupy.py pretends is NumPy; here names, arguments, dtypes, devices and the rules of capture are CuPy's. Nothing
+is computed.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from lstm_xp import engines
+
+SCRIPT = Path(__file__).with_name("cupy_scenarios.py")
+# cuBLAS's table for gemmEx: types of A, B and C, compute type.
+FLOAT16, BFLOAT16, FLOAT32, FLOAT64 = 2, 14, 0, 1
+SUPPORTED = {
+    (kind, kind, FLOAT32): {68, 69} | ({77} if kind == FLOAT32 else set()) for kind in (FLOAT16, BFLOAT16, FLOAT32)
+} | {(FLOAT64, FLOAT64, FLOAT64): {70}}
+
+
+def scenario(name):
+    for module in ("cupy", "array_api_compat", "ml_dtypes"):
+        if not find_spec(module):
+            pytest.skip(f"{module} is not installed")
+    for tool in ("g++", "nm", "readelf"):
+        if not shutil.which(tool):
+            pytest.skip(f"{tool} is not installed")
+    command = [sys.executable, str(SCRIPT), name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=SCRIPT.parent.parent)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert not result["wrong"]
+    return result | {"printed": done.stdout}
+
+
+def test_every_engine_dtype_and_order():
+    result = scenario("every_engine")
+    expected = [
+        [engine, dtype, precision]
+        for engine in engines.candidates("cupy")
+        for dtype in ("float64", "float32", "float16", "bfloat16")
+        for precision in ("ieee", "tf32")
+        if dtype != "float64" or engine in ("cupy_fused", "array_api")
+    ]
+    assert sorted(result["ran"]) == sorted(expected)
+    assert result["waits"] == 0
+    # 40 steps forward, and 41 backward, are two graphs each.
+    assert result["graphs"] == [[False, 2], [True, 4]]
+
+
+def test_products_are_in_the_table_of_cublas():
+    products = scenario("products")["products"]
+    assert len(products) > 200
+    kinds = set()
+    for one in products:
+        types = one["Atype"], one["Btype"], one["Ctype"]
+        kinds.add((*types, one["compute"]))
+        assert one["compute"] in SUPPORTED[types], one
+        assert one["lda"] >= (one["k"] if one["transa"] else one["m"])
+        assert one["ldb"] >= (one["n"] if one["transb"] else one["k"])
+        assert one["ldc"] >= one["m"]
+    # Half types as they are, in IEEE terms; what is float32 as TF32, which was asked for.
+    assert kinds == {
+        (FLOAT16, FLOAT16, FLOAT32, 68),
+        (BFLOAT16, BFLOAT16, FLOAT32, 68),
+        (FLOAT32, FLOAT32, FLOAT32, 77),
+    }
+
+
+def test_all_goes_to_the_current_stream():
+    result = scenario("streams")
+    assert len(result["streams"]) == 6
+    for seen, current in result["streams"].values():
+        assert seen == [current]
+    assert result["kept"] == 6  # two directions on each of three streams
+
+
+def test_a_second_device_is_made_current_first():
+    result = scenario("second_device")
+    assert all(result["launched"].values())
+    assert result["devices"] == [1]
+    assert result["told"] == (
+        "lstm_forward: the arrays lie on cuda:1, but cuda:0 is current, and CuPy makes arrays on that one; "
+        "call it inside of: with cupy.cuda.Device(1)."
+    )
+
+
+def test_the_check_command():
+    result = scenario("check_command")
+    assert result["status"] == [0, 0]
+    lines = [line.split()[2:4] for line in result["printed"].splitlines() if line.startswith("cupy ")]
+    assert {engine for engine, _ in lines} == set(engines.candidates("cupy"))
+    assert all([engine, "bfloat16"] in lines for engine in engines.candidates("cupy"))
+
+
+def test_one_step_at_a_time():
+    result = scenario("one_step_at_a_time")
+    assert result["shape"] == [3, 7]
+    assert result["waits"] == 0

@@ -1,0 +1,98 @@
+"""What only a GPU can show of CuPy's engines: streams and threads at once, too little memory, a second device."""
+
+import gc
+import re
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from problems import random_problem, run, same_bits
+
+from lstm_xp import lstm_forward
+
+engines = pytest.mark.parametrize("name", ["cupy_step", "cupy_fused"])
+SIZES = {"N": 5, "T": 70, "D": 9, "H": 24}  # of several graphs
+
+
+@pytest.fixture
+def gpu(library):
+    return library("cupy")
+
+
+def arrays_of(lib, seed):
+    return {name: lib.asarray(value, "float32") for name, value in random_problem(seed=seed, **SIZES).items()}
+
+
+def on_host(lib, results):
+    return {name: lib.to_numpy(value) for name, value in results.items()}
+
+
+@engines
+def test_streams_and_threads_at_once(gpu, name):
+    """Each thread with a stream of its own, and then all of them on one: the same bits as one after the other."""
+    cuda, count, rounds = gpu.xp.cuda, 4, 10
+    problems = [arrays_of(gpu, seed) for seed in range(count)]
+    expected = [on_host(gpu, run(arrays, engine=name)) for arrays in problems]
+    found, together = {}, Barrier(count)
+    gpu.device.synchronize()
+
+    def work(k, stream):
+        with gpu.device, stream:
+            together.wait()
+            for turn in range(rounds):
+                found[k, turn] = run(problems[(k + turn) % count], engine=name)
+            stream.synchronize()
+
+    for streams in ([cuda.Stream(non_blocking=True) for _ in range(count)], [cuda.Stream(non_blocking=True)] * count):
+        threads = [Thread(target=work, args=(k, stream)) for k, stream in enumerate(streams)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == count * rounds
+        for (k, turn), results in found.items():
+            for part, value in on_host(gpu, results).items():
+                assert same_bits(value, expected[(k + turn) % count][part]), (k, turn, part)
+        found.clear()
+
+
+@engines
+def test_too_little_memory_is_said_and_nothing_leaks(gpu, name):
+    xp, arrays = gpu.xp, arrays_of(gpu, 0)
+    expected = on_host(gpu, run(arrays, engine=name))
+    N, T, H = 2**18, 2**8, 512  # pre-activations of 550 GB, of an x that has one number
+    x = xp.broadcast_to(xp.zeros((1, 1, 1), dtype=xp.float32), (N, T, 1))
+    Wx, Wh = (xp.zeros((rows, 4 * H), dtype=xp.float32) for rows in (1, H))
+    used = set()
+    for _ in range(3):
+        with pytest.raises(MemoryError) as raised:
+            lstm_forward(x, None, Wx, Wh, None, engine=name)
+        assert re.search(r"need 549\.76 GB on cuda:\d+, where [\d.]+ GB of [\d.]+ GB are free", str(raised.value))
+        assert "training=False" in str(raised.value)
+        del raised
+        gc.collect()
+        used.add(xp.get_default_memory_pool().used_bytes())
+    assert len(used) == 1
+    for part, value in on_host(gpu, run(arrays, engine=name)).items():
+        assert same_bits(value, expected[part]), part
+
+
+@engines
+def test_a_second_device(gpu, name):
+    if gpu.xp.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("there is one GPU")
+    expected = on_host(gpu, run(arrays_of(gpu, 0), engine=name))
+    with gpu.xp.cuda.Device(1) as second:
+        results = run(arrays_of(gpu._replace(device=second), 0), engine=name)
+        assert all(value.device == second for value in results.values())
+        for part, value in on_host(gpu, results).items():
+            assert same_bits(value, expected[part]), part
+
+
+@engines
+def test_sums_of_float32_are_ieees(gpu, name):
+    """TF32 is used where it is asked for, and nowhere else."""
+    values = random_problem(N=8, T=2, D=64, H=64)
+    arrays = {part: gpu.asarray(value, "float32") for part, value in values.items()}
+    exact, coarse = (on_host(gpu, run(arrays, engine=name, precision=kind)) for kind in ("ieee", "tf32"))
+    assert 1e-6 < np.max(np.abs(exact["h"] - coarse["h"])) < 1e-2
