@@ -59,7 +59,7 @@ part check 50 "$python" -m lstm_xp check --device cuda
 # Of the suite, what computes on the GPU: tests that run over array libraries have theirs in their name. Those of
 # test_cupy_*.py run on an emulated device, here as anywhere. A warning of a library of this machine is no wrong number.
 part suite 120 "$python" -m pytest -q -W default -p no:cacheprovider \
-    --require=cupy --require=cupy_fused --require=cupy_step -k '(cupy or torch-cuda) and not test_cupy_'
+    --require=cupy --require=cupy_fused --require=cupy_step --require=cupy_grid -k '(cupy or torch-cuda) and not test_cupy_'
 
 printf '\n=== wrong numbers: %s; unfinished: %s; results in %s\n' "$wrong" "$unfinished" "$folder"
 [ "$wrong" = 0 ] || exit 1

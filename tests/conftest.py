@@ -21,7 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
@@ -110,8 +110,16 @@ def nvrtc(request):
 def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
-    source, names = kernels.source(pointwise.FILE, replay.FILE), (*pointwise.EXPRESSIONS, *plan.expressions())
-    return cuda_on_cpu.Kernels(source, names, tmp_path_factory.mktemp("kernels"))
+    parts = {
+        "steps": ((*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())),
+        "clusters": (cluster_plan.FILES, cluster_plan.expressions()),
+        "grids": (grid.FILES, grid_plan.expressions()),
+    }
+    compiled = (
+        cuda_on_cpu.Kernels(kernels.source(*files), names, tmp_path_factory.mktemp(part))
+        for part, (files, names) in parts.items()
+    )
+    return cuda_on_cpu.Several(*compiled)
 
 
 def _absent(config, name, reason):

@@ -12,6 +12,7 @@ import weakref
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
+import cluster_emulation
 import numpy as np
 import step_emulation
 
@@ -26,6 +27,8 @@ SIZES = {
     np.int32: ctypes.c_int32,
 }  # what CuPy makes of arguments of a kernel
 MEMORY = 1 << 40
+# What a launch may have unless the kernel was told otherwise, and at all.
+SHARED_BYTES, MOST_SHARED_BYTES, CLUSTER = 48 * 1024, 232448, 8
 
 
 def dtype_of(name):
@@ -62,7 +65,8 @@ class Device:
 
     def __init__(self, id, capability, processors):
         self.id, self.compute_capability = id, capability
-        self.attributes = {"MultiProcessorCount": processors}
+        self.attributes = {"MultiProcessorCount": processors, "CooperativeLaunch": 1}
+        self.attributes["MaxSharedMemoryPerBlockOptin"] = 227 * 1024
 
     def __enter__(self):
         FAKE.current.append(self)
@@ -122,6 +126,8 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
+        self.seed = 0  # of the order in which threads of a launch run whose blocks meet
+        self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
         self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
@@ -148,16 +154,20 @@ class Fake:
         cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
+        cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
-        libs = ModuleType("cupy_backends.cuda.libs")
-        libs.cublas = cublas
+        cuda.alloc_pinned_memory = self.alloc_pinned_memory
+        libs, api = ModuleType("cupy_backends.cuda.libs"), ModuleType("cupy_backends.cuda.api")
+        libs.cublas, api.driver = cublas, SimpleNamespace(funcSetAttribute=self.funcSetAttribute)
+        api.driver.occupancyMaxActiveBlocksPerMultiprocessor = self.occupancy
         parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda")}
         found = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends.cuda.libs": libs, **parents}
+        found["cupy_backends.cuda.api"] = api
         found["cupy_backends.cuda.libs.cublas"] = cublas
         for name, module in found.items():
             monkeypatch.setitem(sys.modules, name, module)
@@ -227,23 +237,30 @@ class Fake:
 
     # Kernels
 
-    def RawModule(self, *, code, options, name_expressions):
+    def RawModule(self, *, code, options, name_expressions, enable_cooperative_groups=False):
         self.modules.append((code, options, name_expressions))
 
         def get_function(expression):
             assert expression in name_expressions
 
-            def run(grid, block, arguments):
+            def run(grid, block, arguments, shared_mem=0):
+                if enable_cooperative_groups:
+                    self.cooperate(kernel, expression, grid, block, arguments, shared_mem)
+                    return
                 assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
                 if (captured := self.streams[-1].captured) is None:
                     run.loaded = True
-                    self.launch(expression, grid, block, arguments)
+                    if shared_mem:
+                        self.launch_cluster(kernel, expression, grid, block, arguments, shared_mem)
+                    else:
+                        self.launch(expression, grid, block, arguments)
                 else:
                     assert run.loaded, "a kernel cannot be loaded while a stream captures"
                     captured.append((expression, grid, block, arguments))
 
             run.loaded = False
-            return Kernel(run)
+            kernel = Kernel(run)
+            return kernel
 
         return SimpleNamespace(get_function=get_function)
 
@@ -280,10 +297,62 @@ class Fake:
             return
         self.run_compiled(expression, grid, block, arguments)
 
-    def run_compiled(self, expression, grid, block, arguments):
+    def cooperate(self, kernel, expression, grid, block, arguments, shared):
+        """A launch whose blocks run at once. Like CuPy, it leaves out those for which there is no room."""
+        from grid_emulation import passes
+
+        (work,), device = arguments, self.current[-1]
+        assert shared <= kernel.shared.get(device.id, SHARED_BYTES), "more shared memory than the kernel may have"
+        emulated, call = passes(self, expression, grid, block, shared, work)
+        self.calls.append(call)
+        count = min(grid[0], self.room * device.attributes["MultiProcessorCount"])
+        if self.compiled is None:
+            with np.errstate(all="ignore"):
+                emulated()
+            return
+        value = (ctypes.c_char * work.nbytes).from_buffer_copy(work)
+        assert self.compiled.sizes(expression) == [work.nbytes]
+        options = {"together": count, "shared": shared, "seed": self.seed}
+        self.compiled.launch(expression, (count,), block[0], [value], **options)
+
+    def occupancy(self, function, threads, shared):
+        """Of a kernel with as many registers as a thread can have."""
+        assert (threads, shared <= MOST_SHARED_BYTES) == (256, True)
+        return self.room
+
+    def alloc_pinned_memory(self, size):
+        return np.full(size, 0xFF, np.uint8).view(Pinned)
+
+    def run_compiled(self, expression, grid, block, arguments, **together):
         values = [SIZES[type(value)](value) for value in arguments]
         assert [ctypes.sizeof(value) for value in values] == self.compiled.sizes(expression)
-        self.compiled.launch(expression, grid, block[0], values, "_step" in expression)
+        meets = "_step" in expression or bool(together)
+        self.compiled.launch(expression, grid, block[0], values, meets, **together)
+
+    def launch_cluster(self, kernel, expression, grid, block, arguments, shared):
+        """The kernels of cluster.cu: a cluster's blocks run at once."""
+        name, _, types = expression.rstrip(">").partition("<")
+        stored, product, *counts = types.split(", ")
+        blocks, tiles, _ = map(int, counts)
+        T, N, H, units, _ = map(int, arguments[-5:])
+        self.calls.append((name, types, grid, T, N, H))
+        device = self.current[-1].id
+        assert shared <= kernel.shared.get(device, SHARED_BYTES), "more shared memory than the kernel may have"
+        assert blocks <= CLUSTER or device in kernel.any_cluster, "CUDA_ERROR_INVALID_CLUSTER_SIZE"
+        assert grid == (blocks * -(-N // (8 * tiles)),)
+        assert units % 8 == 0
+        assert blocks * units >= H
+        assert 4 * units <= block[0] <= 1024
+        emulated = CLUSTERS[name](self, dtype_of(NAMES[stored]), product, arguments, (T, N, H, units))
+        if self.compiled is None:
+            with np.errstate(all="ignore"):
+                emulated()
+        else:
+            self.run_compiled(expression, grid, block, arguments, together=blocks, shared=shared, seed=self.seed)
+
+    def funcSetAttribute(self, function, attribute, value):
+        assert attribute == 14, "non-portable sizes of clusters"
+        FUNCTIONS[function].any_cluster.add(self.current[-1].id)
 
     # cuBLAS
 
@@ -317,19 +386,38 @@ class Fake:
             out[...] = product if beta == 0 else product + inner.type(beta) * out  # unread where beta is 0
 
 
+class Pinned(np.ndarray):
+    """Memory of the host that devices can write to."""
+
+    @property
+    def ptr(self):
+        return self.__array_interface__["data"][0]
+
+
 class Kernel:
     """A kernel; `kernel` loads it on the current device."""
 
     def __init__(self, run):
-        self.run = run
+        self.run, self.ptr = run, id(run)
+        self.shared, self.any_cluster = {}, set()  # by device
+        FUNCTIONS[self.ptr] = self
 
-    def __call__(self, *arguments):
-        self.run(*arguments)
+    def __call__(self, *arguments, **options):
+        self.run(*arguments, **options)
 
     @property
     def kernel(self):
         self.run.loaded = True
-        return self.run
+        return self
+
+    def _allow_shared_bytes(self, value):
+        assert value <= MOST_SHARED_BYTES
+        self.shared[FAKE.current[-1].id] = value
+
+    max_dynamic_shared_size_bytes = property(fset=_allow_shared_bytes)
+
+
+FUNCTIONS = weakref.WeakValueDictionary()  # by their address
 
 
 # The kernels of step.cu: all that they read and write has to be there. Each returns what does the same in NumPy.
@@ -409,6 +497,51 @@ STEPS = {
     "forward_step": _step,
     "backward_step": partial(_step, backward=True),
 }
+
+
+# The kernels of cluster.cu, likewise.
+
+
+def _cluster_forward(fake, stored, product, arguments, sizes):
+    Wh, by_row, by_column, gates, c, c0, h, h0, kept = arguments[:-5]
+    (T, N, H, units), single = sizes, np.dtype(np.float32)
+    Wh = fake.view(Wh, (H, 4 * H), (by_row, by_column), stored)
+    gates = fake.view(gates, (T, N, 4 * H), (4 * N * H, 4 * H, 1), single)
+    c = fake.view(c, (T if kept else 1, N, H), (N * H, H, 1), single)
+    h = fake.view(h, (T, N, H), (N * H, H, 1), stored)
+    prev_h, prev_c = (fake.view(v, (N, H), (H, 1), dtype) for v, dtype in ((h0, stored), (c0, single)))
+
+    def run():
+        before, cell = prev_h, prev_c
+        for t in range(T):
+            step = gates[t] + cluster_emulation.forward_product(product, before, Wh, units)
+            next_c = c[t if kept else 0]
+            cell_forward(step, cell.copy(), next_c, h[t])
+            if kept:
+                gates[t] = step
+            before, cell = h[t], next_c
+
+    return run
+
+
+def _cluster_backward(fake, stored, product, arguments, sizes):
+    Wh, by_row, by_column, gates, c, c0, outer, wide, *by, da, dh, dc = arguments[:-5]
+    (T, N, H, units), single = sizes, np.dtype(np.float32)
+    Wh = fake.view(Wh, (H, 4 * H), (by_row, by_column), stored)
+    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), single) for v in (gates, da))
+    c = fake.view(c, (T, N, H), (N * H, H, 1), single)
+    c0, dh, dc = (fake.view(v, (N, H), (H, 1), single) for v in (c0, dh, dc))
+    outer = fake.view(outer, (T, N, H), by, single if wide else stored) if outer else np.zeros((T, N, H), single)
+
+    def run():
+        for t in reversed(range(T)):
+            cell_backward(outer[t], dh, gates[t], c[t - 1] if t else c0, c[t], dc, da[t])
+            dh[...] = cluster_emulation.backward_product(product, da[t], Wh, units)
+
+    return run
+
+
+CLUSTERS = {"cluster_forward": _cluster_forward, "cluster_backward": _cluster_backward}
 
 
 def to_tf32(v):

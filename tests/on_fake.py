@@ -6,8 +6,8 @@ import pytest
 from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE
-from lstm_xp.engines import cupy_fused, cupy_step
-from lstm_xp.engines.cuda import kernels, replay
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines.cuda import grid, kernels, replay
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -21,6 +21,8 @@ class OnFake(Library):
         return np.array(array).astype(fake_cupy.dtype_of(dtype or "float64")).view(fake_cupy.Array)
 
 
+# Looks at a signal: far more than it takes here, and far less than a test may take.
+PATIENCE = 20_000
 LIB = OnFake("fake", np, None)
 
 
@@ -28,13 +30,15 @@ def machine_of(monkeypatch, compiled=None, **options):
     """A fake machine, where CuPy would be."""
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
+    monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
     forget()
     return machine
 
 
 def forget():
     """What is kept of a fake CuPy is kept for no other."""
-    for kept in (kernels._module, kernels.function, cupy_fused.obstacle, cupy_step._count):
+    of_devices = cupy_fused.obstacle, cupy_step._count, cupy_cluster._kernel, cupy_grid._chip, grid._report
+    for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
     replay.forget()
 

@@ -6,7 +6,7 @@ from functools import cache
 import nvrtc as compiler
 import pytest
 
-from lstm_xp.engines.cuda import kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -15,10 +15,20 @@ of_steps = pytest.mark.parametrize("architecture", [number for number in ARCHITE
 # As CuPy compiles: it adds the last two.
 OPTIONS = (*kernels.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
 
-POINTWISE = kernels.source(pointwise.FILE), pointwise.EXPRESSIONS
-STEP = kernels.source(replay.FILE), plan.expressions()
+POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
+STEP = kernels.source(*replay.FILES), plan.expressions()
+GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048).
 REGISTERS = {"float": 32, "double": 48}
+CUTS = {
+    cut.expression: cut
+    for key in (*plan.PRODUCTS, ("float32", "tf32x3"))
+    for kernel, product in zip(cluster_plan.KERNELS, cluster_plan.products(*key), strict=True)
+    for cut in cluster_plan.cuts(kernel, plan.TYPES[key[0]], product, 9, 1)
+}
+# All of them for one architecture; for the other those of the largest clusters, which need the most registers.
+CLUSTERS = {90: tuple(CUTS), 100: tuple(name for name, cut in CUTS.items() if cut.blocks == 16)}
+of_clusters = pytest.mark.parametrize("architecture", CLUSTERS)
 PASSES = {part.expression: part for key in plan.PRODUCTS for part in plan.passes(*key, 1, 1)}
 SPILL = """
 __global__ void spills(float* v) {
@@ -79,6 +89,66 @@ def test_steps_read_sixteen_bytes_at_once_and_multiply_on_tensor_cores(nvrtc, ar
             found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
             assert len(found) == (wanted is not None), name
             assert wanted is None or found.pop().startswith(wanted), name
+
+
+def compiled_clusters(nvrtc, architecture):
+    return compiled(nvrtc, f"sm_{architecture}", kernels.source(*cluster_plan.FILES), CLUSTERS[architecture])
+
+
+@of_clusters
+def test_clusters_use_what_is_planned(nvrtc, architecture):
+    """No spills, no shared memory but that of the launch, and registers for as many threads as there may be."""
+    _, resources, log, _ = compiled_clusters(nvrtc, architecture)
+    assert set(resources) == set(CLUSTERS[architecture]) <= set(CUTS) == set(cluster_plan.expressions())
+    for name, used in resources.items():
+        assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
+        assert 32 < used.registers <= min(255, 65536 // CUTS[name].most_threads), f"{name}: {used}"
+        # What is held stays there: 16 words of a part, or 8 of half types that are multiplied as TF32.
+        assert used.registers > CUTS[name].held * CUTS[name].groups * CUTS[name].part_bytes / 32 / 4
+    assert "warning" not in log
+
+
+@of_clusters
+def test_clusters_are_launched_and_multiply_as_planned(nvrtc, architecture):
+    ptx, _, _, lowered = compiled_clusters(nvrtc, architecture)
+    for name, mangled in lowered.items():
+        code, cut = ptx.partition(f".entry {mangled}(")[2].partition(".entry")[0], CUTS[name]
+        assert re.search(r"\.maxntid (\d+)", code)[1] == str(cut.most_threads), name
+        assert re.search(r"\.reqnctapercluster (\d+)", code)[1] == str(cut.blocks), name
+        assert "st.async.weak.shared::cluster" in code, name
+        assert ".f64" not in code, name
+        shape = {"Half": "m16n8k16.row.col.f32.f16", "Bfloat": "m16n8k16.row.col.f32.bf16", "Ieee": None}
+        wanted = shape.get(cut.product, "m16n8k8.row.col.f32.tf32")
+        found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
+        assert len(found) == (wanted is not None), name
+        assert wanted is None or found.pop().startswith(wanted), name
+
+
+@of_steps
+def test_grids_use_what_is_planned(nvrtc, architecture):
+    """No spills, beside the weights that registers hold; and of shared memory only what a launch asks for."""
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *GRID)
+    assert set(resources) == set(grid_plan.expressions())
+    for name, used in resources.items():
+        assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
+        assert 96 < used.registers <= 255, f"{name}: {used}"
+    assert "warning" not in log
+
+
+@pytest.mark.parametrize("architecture", [plan.LEAST, ARCHITECTURES[-1]])
+def test_grids_read_messages_past_the_first_cache(nvrtc, architecture):
+    """With a scope of the whole device, as signals are; no load is one of data that nobody writes."""
+    shapes = {"Half": "m16n8k16.row.col.f32.f16", "Bfloat": "m16n8k16.row.col.f32.bf16", "Ieee": None}
+    for name, code in code_of(nvrtc, architecture, *GRID).items():
+        assert ".f64" not in code, name
+        assert ".nc" not in code, name
+        assert len(re.findall(r"ld\.relaxed\.gpu\.global\.v4", code)) >= 4, name
+        assert code.count("red.release.gpu.global.add.u32") >= 2, name
+        assert "ld.acquire.gpu.global.u32" in code, name
+        wanted = shapes.get(name.rstrip(">").split(", ")[1], "m16n8k8")
+        found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
+        assert len(found) == (wanted is not None), name
+        assert wanted is None or found.pop().startswith(wanted), name
 
 
 @architectures

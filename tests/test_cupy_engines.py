@@ -15,7 +15,7 @@ from on_fake import LIB, agree, forget, machine_of, plain
 from problems import compare, orders, random_problem, reference, rounded, run, same_bits
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
-from lstm_xp.engines import cupy_fused, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
 from lstm_xp.engines.cuda import memory
 from lstm_xp.testing import assert_close
 
@@ -25,26 +25,33 @@ AWKWARD = [(33, 3, 129), (2, 33, 100), (1, 256, 64), (2, 7, 192), (4, 1, 1)]
 CALLS = {
     "cupy_fused": {"gemmEx", "cell_forward", "cell_backward"},
     "cupy_step": {"gemmEx", "fill", "pack", "forward_step", "backward_step"},
+    "cupy_cluster": {"gemmEx", "cluster_forward", "cluster_backward"},
+    "cupy_grid": {"gemmEx", "grid::forward", "grid::backward"},
 }
 
 
-@pytest.fixture(params=[cupy_fused, cupy_step], ids=lambda engine: engine.name)
+@pytest.fixture(params=[cupy_fused, cupy_step, cupy_cluster, cupy_grid], ids=lambda engine: engine.name)
 def cuda_engine(request):
-    if request.param is cupy_step and request.node.callspec.params.get("dtype") == "float64":
-        pytest.skip("cupy_step: it does not compute float64")
+    if request.param is not cupy_fused and request.node.callspec.params.get("dtype") == "float64":
+        pytest.skip(f"{request.param.name}: it does not compute float64")
     yield request.param
     forget()
 
 
+# Of the fake: enough for H = 300 in one launch of cupy_grid, and so few that its blocks have several chains of rows.
+PROCESSORS = 28
+
+
 @pytest.fixture
 def machine(monkeypatch, kernels_on_cpu):
-    return machine_of(monkeypatch, kernels_on_cpu)
+    return machine_of(monkeypatch, kernels_on_cpu, processors=PROCESSORS)
 
 
 @pytest.fixture(params=["C++", "NumPy"])
 def each_machine(request, monkeypatch):
     """With the CUDA source compiled as C++, and with kernels written once more in terms of NumPy."""
-    return machine_of(monkeypatch, request.getfixturevalue("kernels_on_cpu") if request.param == "C++" else None)
+    compiled = request.getfixturevalue("kernels_on_cpu") if request.param == "C++" else None
+    return machine_of(monkeypatch, compiled, processors=PROCESSORS)
 
 
 @dtypes
@@ -243,7 +250,7 @@ def test_several_threads_at_once(cuda_engine, machine):
 
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 def test_too_little_memory_is_said_and_nothing_leaks(cuda_engine, monkeypatch, kernels_on_cpu, pass_):
-    machine = machine_of(monkeypatch, kernels_on_cpu)
+    machine = machine_of(monkeypatch, kernels_on_cpu, processors=PROCESSORS)
     arrays = arrays_of(LIB, engine_problem(50, 20, 30), "float32")
     h, _, c, gates = cuda_engine.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=True)
     runs = {

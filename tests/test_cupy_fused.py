@@ -160,7 +160,7 @@ def problem(machine, dtype="float32", library="cupy", **sizes):
 
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
     """Until it has been proved on a GPU."""
-    assert engines.candidates("cupy") == ("cupy_step", "cupy_fused", "array_api")
+    assert engines.candidates("cupy") == ("cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused", "array_api")
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_fused", problem(machine)).name == "cupy_fused"
     assert "proved" in cupy_fused.declines(problem(machine))

@@ -1,4 +1,4 @@
-"""The command line: `python -m benchmarks.gpu` measures, `python -m benchmarks.gpu report` makes tables."""
+"""The command line: `python -m benchmarks.gpu` measures, `... report` makes tables, `... choice` the engines' table."""
 
 import argparse
 import os
@@ -8,8 +8,10 @@ import traceback
 from pathlib import Path
 from time import monotonic
 
+from lstm_xp.engines.cuda import choice as quickest
+
 from .. import records
-from . import programme, report, verdict
+from . import choice, programme, report, verdict
 from .places import open_place
 
 DESCRIPTION = """\
@@ -32,6 +34,7 @@ examples:
   python -m benchmarks.gpu --parts rivals --seconds 120   what cuDNN takes
   python -m benchmarks.gpu --rehearse                     on this CPU, in small: does it run? no figure counts
   python -m benchmarks.gpu report gpu.json --folder .     tables and a plot: gpu.md, gpu.svg
+  python -m benchmarks.gpu choice gpu.json                let the package choose by these figures on such a device
 
 exit status: 0; 1 wrong numbers; 2 no device, or a bad argument; 3 correctness was asked for, and nothing was proved,
 or the programme itself failed; 130 after Ctrl-C.
@@ -48,7 +51,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments=None):
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return make_report(arguments[1:]) if arguments[:1] == ["report"] else measure(arguments)
+        command = {"report": make_report, "choice": make_choice}.get(arguments[0] if arguments else "")
+        return command(arguments[1:]) if command else measure(arguments)
     except (programme.Missing, records.BadFile) as error:
         print(f"python -m benchmarks.gpu: {error}", file=sys.stderr)
         return 2
@@ -112,6 +116,17 @@ def make_report(arguments):
     title = f"# {stem}\n\n<!-- made by python -m benchmarks.gpu report; do not edit -->\n\n"
     picture = f"![{report.PLOT_TITLE}]({stem}.svg)\n\n" if drawn else ""
     records.replace(folder / f"{stem}.md", title + picture + report.markdown(result))
+    return 0
+
+
+def make_choice(arguments):
+    """The table by which the package chooses among its engines for CuPy."""
+    parser = Parser("python -m benchmarks.gpu choice", description="Choose engines by a file of results from now on.")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--into", metavar="TABLE", default=str(quickest.FILE), help="default: the package's own")
+    options = parser.parse_args(arguments)
+    device = choice.add(programme.read(options.file), Path(options.into), options.file)
+    print(f"{options.into}: {device}")
     return 0
 
 

@@ -9,7 +9,7 @@ Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, d
 
 from functools import cache
 
-from .cuda import pointwise
+from .cuda import choice, pointwise
 from .cuda.memory import running, working_on
 from .cuda.products import Product
 
@@ -37,7 +37,7 @@ def refuses(problem):
 
 
 def declines(problem):
-    return "it has not been proved on a GPU yet"
+    return choice.objection(name, problem)
 
 
 class Engine:

@@ -11,7 +11,7 @@ which has its range and the digits of float16. What of float32 is asked for as I
 from functools import cache
 
 from . import cupy_fused
-from .cuda import replay
+from .cuda import choice, replay
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
 
@@ -36,9 +36,9 @@ def refuses(problem):
 
 def declines(problem):
     cut = plan(problem.dtype, problem.precision, problem.N, problem.H, _processors(problem.device))
-    if not cut.is_quicker:
+    if not choice.measured() and not cut.is_quicker:
         return "products of this size are cuBLAS's, by estimate"
-    return "it has not been proved on a GPU yet"
+    return choice.objection(name, problem)
 
 
 class Engine:

@@ -16,6 +16,12 @@ __device__ inline unsigned short half_from_float(float v) {
 
 __device__ inline float float_from_bits(unsigned bits) { return __uint_as_float(bits); }
 __device__ inline unsigned bits_from_float(float v) { return __float_as_uint(v); }
+
+// Shared memory of the size that a launch asks for.
+__device__ inline char* shared_memory() {
+    extern __shared__ __align__(16) char memory[];
+    return memory;
+}
 #endif
 
 struct float16 {

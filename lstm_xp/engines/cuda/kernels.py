@@ -8,21 +8,24 @@ OPTIONS = ("-std=c++17",)
 
 
 def source(*files):
-    """The text of `.cu` files, after what all of them share."""
-    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in ("cell.cuh", *files))
+    """The text of files, each once, after what all of them share."""
+    return "".join((FOLDER / name).read_text(encoding="utf-8") for name in dict.fromkeys(("cell.cuh", *files)))
 
 
 @cache
-def function(file, expression, expressions=None):
+def function(files, expression, expressions=None, cooperative=False):
     """A kernel by its C++ name: called with grid, block and arguments, on the current device and stream.
 
-    It is compiled together with all `expressions`, or else alone. CuPy loads it for each device by itself.
+    It is compiled together with all `expressions`, or else alone. CuPy loads it for each device by itself. All blocks
+    of one that is `cooperative` are on the device at once.
     """
-    return _module(file, expressions or (expression,)).get_function(expression)
+    return _module(files, expressions or (expression,), cooperative).get_function(expression)
 
 
 @cache
-def _module(file, expressions):
+def _module(files, expressions, cooperative):
     import cupy
 
-    return cupy.RawModule(code=source(file), options=OPTIONS, name_expressions=expressions)
+    return cupy.RawModule(
+        code=source(*files), options=OPTIONS, name_expressions=expressions, enable_cooperative_groups=cooperative
+    )

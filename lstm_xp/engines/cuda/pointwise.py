@@ -4,7 +4,7 @@ import numpy as np
 
 from . import kernels
 
-FILE = "pointwise.cu"
+FILES = ("pointwise.cu",)
 KERNELS = ("cell_forward", "cell_backward")
 # dtype of the states -> the types S and W of the kernels.
 TYPES = {
@@ -21,6 +21,6 @@ BLOCK = 128
 
 def launcher(kernel, dtype, N, H):
     """A function that launches a kernel on the current device and stream: it takes the arguments before the sizes."""
-    run = kernels.function(FILE, f"{kernel}<{TYPES[dtype]}>", EXPRESSIONS)
+    run = kernels.function(FILES, f"{kernel}<{TYPES[dtype]}>", EXPRESSIONS)
     grid, sizes = (-(-N * H // BLOCK),), (np.uint32(N * H), np.uint32(H))
     return lambda *arguments: run(grid, (BLOCK,), (*arguments, *sizes))

@@ -12,7 +12,7 @@ import numpy as np
 
 from . import kernels
 
-FILE = "step.cu"
+FILES = "mma.cuh", "step.cu"
 # Launches in a graph. With fewer steps than FEWEST, they are launched one by one.
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
@@ -34,7 +34,7 @@ class Runner:
         self.steps, self.graph = steps, None
         self.job, self.packed = cp.empty(JOB_BYTES, "uint8"), cp.empty(steps.packed_bytes, "uint8")
         self._fill, self._pack, self._step = (
-            kernels.function(FILE, name) for name in ("fill", steps.packing, steps.expression)
+            kernels.function(FILES, name) for name in ("fill", steps.packing, steps.expression)
         )
 
     def pack(self, Wh):

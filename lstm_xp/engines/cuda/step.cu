@@ -1,4 +1,5 @@
-// One step of the LSTM in one kernel: a tile of the recurrent product, and the cell in its epilogue. After cell.cuh.
+// One step of the LSTM in one kernel: a tile of the recurrent product, and the cell in its epilogue. After
+// cell.cuh and mma.cuh.
 //
 //   S  what states are stored as: float16, bfloat16, float. All is computed in float.
 //   P  the product: Half, Bfloat, Tf32 (on tensor cores) or Ieee (on FMA units)
@@ -9,11 +10,7 @@
 // chunk lies in the fragments of `mma` is free, as long as both factors agree: so a lane reads its 16 bytes at once, and
 // the weights lie ready, lane by lane. No part of the product goes through shared memory but the sums.
 
-const unsigned GATES = 4, COLUMNS = 16, ROWS = 8, LANES = 32;
-
-struct alignas(16) Sixteen {
-    unsigned word[4];
-};
+const unsigned COLUMNS = 16;
 
 // What a launch works on. Graphs keep the place of a Job; its words are filled in before each replay.
 struct Job {
@@ -35,72 +32,6 @@ __global__ void fill(
 }
 
 // Products
-
-#ifdef __CUDACC__
-__device__ inline unsigned tf32_from_float(float v) {
-    unsigned bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
-    return bits;
-}
-
-#define MMA(name, shape)                                                                                           \
-    __device__ inline void name(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) {                       \
-        asm("mma.sync.aligned." shape " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"           \
-            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                       \
-            : "r"(a.word[0]), "r"(a.word[1]), "r"(a.word[2]), "r"(a.word[3]), "r"(b0), "r"(b1));                   \
-    }
-MMA(mma_float16, "m16n8k16.row.col.f32.f16.f16.f32")
-MMA(mma_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
-MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
-#endif
-
-__device__ inline unsigned bits(float16 v) { return v.bits; }
-__device__ inline unsigned bits(bfloat16 v) { return v.bits; }
-__device__ inline unsigned bits(float v) { return bits_from_float(v); }
-
-// A product says what a row of its second factor is stored as, how a weight becomes one of its words or half words, and
-// how two fragments are multiplied.
-struct Half {
-    typedef float16 Row;
-    __device__ static unsigned weight(float16 v) { return v.bits; }
-    __device__ static unsigned operand(unsigned word) { return word; }
-    __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) { mma_float16(d, a, b0, b1); }
-};
-
-struct Bfloat {
-    typedef bfloat16 Row;
-    __device__ static unsigned weight(bfloat16 v) { return v.bits; }
-    __device__ static unsigned operand(unsigned word) { return word; }
-    __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) {
-        mma_bfloat16(d, a, b0, b1);
-    }
-};
-
-struct Tf32 {
-    typedef float Row;
-    template <typename S>
-    __device__ static unsigned weight(S v) {
-        return tf32_from_float(widen(v));
-    }
-    __device__ static unsigned operand(unsigned word) { return tf32_from_float(float_from_bits(word)); }
-    __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) { mma_tf32(d, a, b0, b1); }
-};
-
-struct Ieee {
-    typedef float Row;
-    __device__ static unsigned weight(float v) { return bits_from_float(v); }
-};
-
-// Values of a row that 16 bytes hold, and that a chunk of the depth does.
-template <typename P>
-__device__ constexpr unsigned per_lane() {
-    return 16 / sizeof(typename P::Row);
-}
-
-template <typename P>
-__device__ constexpr unsigned per_chunk() {
-    return 4 * per_lane<P>();
-}
 
 // 16 bytes of a row from value k on; zeros behind its end. Rows that hold no whole number of 16 bytes are not aligned.
 template <typename R>

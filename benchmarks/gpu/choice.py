@@ -1,0 +1,55 @@
+"""From a file of results, what `lstm_xp/engines/cuda/measured.json` holds: the quickest engines at each size."""
+
+import json
+
+from lstm_xp import engines
+from lstm_xp.engines.cuda import choice
+
+from .. import records
+from .sizes import KINDS
+
+WHATS = {"inference": False, "training": True}
+
+
+def add(result, file, source):
+    """Put what a result says of its device into the table, in place of what was known of it. Returns the device.
+
+    An engine with a wrong number anywhere in the result is left out of all of it.
+    """
+    device = _device(result, source)
+    wrong = {record.get("engine") or record.get("contender") for record in result["records"] if record.get("wrong")}
+    times = {}
+    for record in result["records"]:
+        name = record.get("contender")
+        if record["part"] == "engines" and name in engines.candidates("cupy") and "median_s" in record:
+            times.setdefault((record["kind"], record["what"], *record["size"]), {})[name] = record["median_s"]
+    found = []
+    for (kind, what, N, _, _, H), taken in times.items():
+        order = [name for name in sorted(taken, key=taken.get) if name not in wrong]
+        point = {
+            "dtype": KINDS[kind].dtype,
+            "precision": KINDS[kind].precision,
+            "training": WHATS[what],
+            "N": N,
+            "H": H,
+        }
+        found.append(point | {"engines": order})
+    if not found:
+        raise records.BadFile(f"{source}: no engine has a time in it; measure the part 'engines'")
+    table = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"format": choice.FORMAT, "devices": {}}
+    table["devices"][device] = {"from": result["machine"], "command": result.get("command"), "quickest": found}
+    records.replace(file, json.dumps(table, indent=1) + "\n")
+    return device
+
+
+def _device(result, source):
+    if result["rehearsal"]:
+        raise records.BadFile(f"{source}: a rehearsal on a CPU; its figures count for no GPU")
+    proved = any(record["part"] == "correctness" and "share" in record for record in result["records"])
+    if not proved:
+        raise records.BadFile(f"{source}: nothing was proved in it; measure the part 'correctness', too")
+    found = (record.get("GPU") for record in result["records"] if record["part"] == "environment")
+    device = next(found, None)
+    if not device or device.startswith("unknown"):
+        raise records.BadFile(f"{source}: it does not say which GPU was measured")
+    return device

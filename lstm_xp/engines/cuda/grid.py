@@ -1,0 +1,94 @@
+"""The launches of `grid.cu`: one for all steps. Nothing is kept between calls but the compiled kernels and a report.
+
+The kernel gives up a wait after so many looks at a signal: PATIENCE of them take about two seconds, by estimate. Then
+what it has not computed is NaN, and it leaves a word in the host's memory, which the next call on that device looks at
+and raises. So no call waits for the device in order to know whether it went well.
+"""
+
+from functools import cache
+
+import numpy as np
+
+from . import kernels
+from .grid_plan import LANES, LINE, WARPS
+
+FILES = ("mma.cuh", "grid_signals.cuh", "grid_product.cuh", "grid.cu")
+PATIENCE = 1 << 22
+
+# What a launch works on, as in grid.cu.
+WORDS = (
+    "T", "N", "H", "slices", "replicas", "chains", "tiles", "pitch", "patience", "Wh", "Wh_by_row", "Wh_by_column",
+    "signals", "report", "messages", "sums", "gates", "c", "c0", "kept", "h", "h0", "da", "dh", "dc", "by_step",
+    "by_row", "by_unit", "is_float",
+)  # fmt: skip
+SIZES = ("N", "H", "slices", "replicas", "chains", "tiles", "pitch")
+WORK = np.dtype([(word, np.int64) for word in WORDS])
+
+TROUBLE = {
+    1: "a block waited in vain for what others compute. Was the device shared or stopped meanwhile?",
+    2: "the launch had fewer blocks than were asked for.",
+}
+
+
+def run(part, chip, Wh, **words):
+    """Launch one pass on the current device and stream; `words` are those of a Work, or arrays."""
+    import cupy as cp
+
+    arrays = {
+        "messages": cp.zeros(part.message_bytes, "uint8"),
+        "sums": cp.empty(part.sum_bytes, "uint8"),
+        "signals": cp.zeros(LINE * part.signals, "uint32"),
+        "Wh": Wh,
+    }
+    by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
+    words |= arrays | {name: getattr(part, name) for name in SIZES}
+    words |= {"Wh_by_row": by_row, "Wh_by_column": by_column, "patience": PATIENCE, "report": _report(_device())[0].ptr}
+    work = np.zeros(1, WORK)
+    for name in WORDS:
+        value = words.get(name)
+        work[name] = value.data.ptr if hasattr(value, "data") else value or 0
+    kernel = kernels.function(FILES, part.expression, cooperative=True)
+    # The most there is, whatever this launch needs: another thread's launch may need more at the same moment.
+    kernel.max_dynamic_shared_size_bytes = chip.shared_bytes
+    _look_for_room(kernel, part, chip)
+    kernel((part.blocks,), (LANES * WARPS,), (work,), shared_mem=part.shared_bytes)
+
+
+def check(name):
+    """Raise if an earlier launch on the current device gave up."""
+    _, words = _report(_device())
+    trouble, words[0] = int(words[0]), 0
+    if trouble:
+        raise RuntimeError(
+            f"{name}: an earlier call on cuda:{_device()} was given up, for {TROUBLE[trouble]} What it returned has "
+            f"NaN where nothing was computed. The device is in order; this call has not begun."
+        )
+
+
+def _look_for_room(kernel, part, chip):
+    """All blocks have to be on the device at once; of one that is too large, CuPy would launch a part."""
+    from cupy_backends.cuda.api import driver
+
+    each = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, LANES * WARPS, part.shared_bytes)
+    if each * chip.processors < part.blocks:
+        raise RuntimeError(
+            f"cupy_grid: {part.blocks} blocks of {LANES * WARPS} threads and {part.shared_bytes} bytes must be on the "
+            f"device at once; its driver has room for {each} on each of {chip.processors} multiprocessors."
+        )
+
+
+@cache
+def _report(device_id):
+    """A word of the host's memory that the device can write to, for good: launches may still hold its address."""
+    from cupy import cuda
+
+    memory = cuda.alloc_pinned_memory(4)
+    words = np.frombuffer(memory, np.uint32, 1)
+    words[0] = 0
+    return memory, words
+
+
+def _device():
+    from cupy.cuda import Device
+
+    return Device().id

@@ -1,0 +1,333 @@
+"""The engine cupy_cluster: what it alone does. What all engines for CuPy do is in test_cupy_engines.py.
+
+Its kernels run as C++, all blocks of a cluster at once, their messages late and in any order: see cuda_on_cpu.py.
+"""
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from on_fake import LIB, agree, forget, machine_of, plain
+from problems import same_bits
+from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
+
+from lstm_xp import EngineError, engines
+from lstm_xp.checks import Problem
+from lstm_xp.engines import cupy_cluster
+from lstm_xp.engines.cuda import cluster_plan as plans
+from lstm_xp.engines.cuda import kernels
+from lstm_xp.engines.cuda.cluster_plan import Plan, plan
+from lstm_xp.engines.cuda.plan import TYPES
+from lstm_xp.testing import limit, relative_error
+
+KEYS = [
+    ("float16", "ieee"),
+    ("bfloat16", "ieee"),
+    ("float32", "ieee"),
+    ("float32", "tf32"),
+    ("float32", "tf32x3"),
+]
+numbers = pytest.mark.parametrize(("dtype", "precision"), KEYS)
+
+
+@pytest.fixture
+def machine(monkeypatch, kernels_on_cpu):
+    yield machine_of(monkeypatch, kernels_on_cpu)
+    forget()
+
+
+def cut_as(monkeypatch, blocks, tiles=1, held=False):
+    """Every problem cut in one way."""
+
+    def cut(dtype, precision, N, H, processors):
+        found = []
+        for kernel, product in zip(plans.KERNELS, plans.products(dtype, precision), strict=True):
+            parts = plans.HELD[kernel, TYPES[dtype]] if held else 0
+            found.append(plans.Cut(kernel, TYPES[dtype], product, blocks, tiles, parts, N, H))
+        assert all(part.fits and part.expression in plans.expressions() for part in found)
+        return Plan(*found)
+
+    monkeypatch.setattr(cupy_cluster, "plan", cut)
+
+
+# Cuts
+
+
+@pytest.mark.parametrize(
+    ("blocks", "tiles", "held", "H"),
+    [(1, 1, False, 35), (1, 2, False, 20), (4, 1, False, 70), (4, 2, False, 70), (8, 1, False, 70), (8, 2, False, 5),
+     (16, 1, False, 70), (16, 2, False, 5), (16, 1, True, 260)],
+)  # fmt: skip
+@numbers
+def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles, held, H):
+    """As C++ and in NumPy: clusters and blocks partly empty, weights in registers, two tiles, threads in any order."""
+    if tiles == 2 and precision != "tf32" and dtype == "float32":
+        pytest.skip("it is planned for one tile alone")
+    cut_as(monkeypatch, blocks, tiles, held)
+    values, engine, found = engine_problem(3, 3 if held else 19, H), cupy_cluster.at(precision), {}
+    arrays = arrays_of(LIB, values, dtype)
+    for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
+        machine = machine_of(monkeypatch, compiled)
+        machine.seed = H
+        found[name] = plain(run_engine(engine, arrays))
+        machine.used()
+        forget()
+    expected = run_engine("array_api", rounded_as(values, dtype))
+    if precision != "tf32":
+        agree(found["C++"], expected, dtype, 3)
+    for name, result in found["C++"].items():
+        kind = "gradient" if name in BACKWARD else "forward"
+        rounding = "float16" if precision == "tf32" else dtype
+        assert relative_error(result, expected[name]) <= limit(rounding, kind, 3), name
+        # Where something is rounded on the way, to a half type or to TF32, a few roundings fall on the other side.
+        most = 2e-4 if precision == "tf32" else 1e-6 if dtype == "float32" else limit(dtype, kind, 3) / 4
+        assert relative_error(result.astype(np.float64), found["NumPy"][name].astype(np.float64)) <= most, name
+
+
+@pytest.mark.parametrize(("dtype", "H"), [("float32", 512), ("bfloat16", 768)])
+def test_the_largest(machine, dtype, H):
+    """All that a cluster of 16 blocks can hold."""
+    machine.seed, values = 1, engine_problem(2, 1, H)
+    agree(run_engine(cupy_cluster, arrays_of(LIB, values, dtype)), run_engine("array_api", rounded_as(values, dtype)),
+          dtype, 2)  # fmt: skip
+    cuts = plan(dtype, "ieee", 1, H, 132)
+    assert all(cut.held for cut in cuts)
+    assert [call[1] for call in machine.calls] == [cut.expression.partition("<")[2][:-1] for cut in cuts]
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 6])
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_the_same_bits_in_any_order_of_threads_and_messages(monkeypatch, machine, precision, T):
+    cut_as(monkeypatch, 4)
+    arrays = arrays_of(LIB, engine_problem(T, 9, 40), "float32")
+    expected = plain(run_engine(cupy_cluster.at(precision), arrays))
+    for machine.seed in range(1, 9):
+        found = plain(run_engine(cupy_cluster.at(precision), arrays))
+        assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+# What is planted in cluster.cu or cluster.cuh.
+PLANTED = {
+    "a message is not awaited": ("    await(of(k), k / 2 % 2);\n", ""),
+    "the parity of the other phase": ("await(of(k), k / 2 % 2);", "await(of(k), k / 2 % 2 ^ 1);"),
+    "no phase is announced again": ("if (threadIdx.x == 0) announce(of(k), bytes);", ""),
+    "too many bytes are announced": ("announce(barriers + k, bytes);", "announce(barriers + k, bytes + 16);"),
+    "one buffer for all messages": ("+ t % 2 * size + place_of", "+ 1 * size + place_of"),
+    "one buffer for all shares": ("number % 2 * size", "0 * size"),
+    "blocks begin before others are prepared": ("    cluster_sync();\n", "    __syncthreads();\n"),
+    "a block ends before its last message": ("    mail.receive(T - 1);\n", ""),
+    "da is overwritten while it is read": ("            __syncthreads();  // all warps", "  // all warps"),
+    "da is read before it is there": ("            }\n        __syncthreads();\n", "            }\n"),
+    "h is sent before it is there": ("        __syncwarp();\n        if (t == T - 1)", "        if (t == T - 1)"),
+    "shares go to the wrong owner": ("to = first / U;  // one", "to = (first / U + 1) % C;  // one"),
+    "a share of the wrong block": ("share[from * U * TALL]", "share[(from - 1) * U * TALL]"),
+    "c of this step for the one before": ("c + (t - 1) * size_t(N) * H : c0", "c + t * size_t(N) * H : c0"),
+    "padded units send what they compute": ("self.unit < H ? new_h : S()", "new_h"),
+}
+
+
+class Planted:
+    """All of them in one source, each in a namespace of its own."""
+
+    def __init__(self, folder):
+        source, spaces = kernels.source(*plans.FILES), []
+        for k, (old, new) in enumerate(PLANTED.values()):
+            assert old in source, old
+            spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
+        names = [
+            self.within(k, f"{kernel}<float, Tf32, 4, 1, 0>") for k in range(len(PLANTED)) for kernel in plans.KERNELS
+        ]
+        self.kernels, self.chosen = cuda_on_cpu.Kernels("".join(spaces), names, folder, "-O0"), None
+
+    def within(self, k, name):
+        return f"planted_{k}::{name.replace('Tf32', f'planted_{k}::Tf32')}"
+
+    def sizes(self, name):
+        return self.kernels.sizes(self.within(self.chosen, name))
+
+    def launch(self, name, *arguments, **options):
+        self.kernels.launch(self.within(self.chosen, name), *arguments, **options)
+
+
+@pytest.fixture(scope="module")
+def with_errors(kernels_on_cpu, tmp_path_factory):
+    return Planted(tmp_path_factory.mktemp("planted"))
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors, planted):
+    """As other bits, or as what the emulator does not allow: some order of threads and messages shows it."""
+    cut_as(monkeypatch, 4)
+    values = engine_problem(6, 9, 60)
+    values["h0"][0, 3] = np.inf
+    arrays = arrays_of(LIB, values, "float32")
+    right = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+    machine.compiled, with_errors.chosen = with_errors, list(PLANTED).index(planted)
+
+    def is_seen(seed):
+        machine.seed = seed
+        try:
+            found = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+        except AssertionError:
+            return True
+        return any(not same_bits(found[name], right[name]) for name in right)
+
+    assert any(is_seen(seed) for seed in range(1, 31))
+
+
+def test_rows_have_the_same_bits_in_any_company(machine):
+    arrays = arrays_of(LIB, engine_problem(2, 20, 40), "float32")
+    whole = plain(run_engine(cupy_cluster, arrays))
+    rows = slice(3, 11)
+    part = {name: v[:, rows] if v.ndim == 3 else v if name == "Wh" else v[rows] for name, v in arrays.items()}
+    alone = plain(run_engine(cupy_cluster, {name: v.copy() for name, v in part.items()}))
+    for name in ("h", "c", "gates", "da"):
+        assert same_bits(alone[name], np.ascontiguousarray(whole[name][:, rows])), name
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+def test_padded_units_keep_infinite_states_to_themselves(monkeypatch, machine, precision):
+    """A weight of zero times an infinite h is NaN: it must not come from units that are not there."""
+    cut_as(monkeypatch, 4)
+    values = engine_problem(4, 3, 5)
+    values["h0"][0, 0] = np.inf
+    values["Wh"] = np.abs(values["Wh"]) + 0.1
+    found = plain(run_engine(cupy_cluster.at(precision), arrays_of(LIB, values, "float32"), keep=False))
+    with np.errstate(invalid="ignore"):
+        expected = run_engine("array_api", rounded_as(values, "float32"), keep=False)
+    assert np.all(np.isfinite(found["h"]))
+    assert relative_error(found["h"], expected["h"]) <= limit("float16" if precision == "tf32" else "float32", steps=4)
+
+
+def test_three_products_of_tf32_are_nearly_ieee(machine):
+    arrays = arrays_of(LIB, engine_problem(3, 4, 60), "float32")
+    exact, coarse, three = (plain(run_engine(cupy_cluster.at(p), arrays))["h"] for p in ("ieee", "tf32", "tf32x3"))
+    assert np.max(np.abs(coarse - exact)) > 100 * np.max(np.abs(three - exact)) > 0
+
+
+def test_a_pass_is_one_launch(machine):
+    run_engine(cupy_cluster, arrays_of(LIB, engine_problem(7, 4, 6), "float32"))
+    assert [call[0] for call in machine.calls] == list(plans.KERNELS)
+
+
+def test_memory_is_what_is_returned(machine):
+    """No workspace is kept between calls."""
+    arrays = arrays_of(LIB, engine_problem(5, 4, 6), "float32")
+    run_engine(cupy_cluster, arrays)
+    held = machine.used()
+    for _ in range(3):
+        run_engine(cupy_cluster, arrays)
+    assert machine.used() == held
+
+
+def test_large_clusters_are_allowed_on_every_device(monkeypatch, kernels_on_cpu):
+    """The fake refuses clusters of more than 8 blocks, and more than 48 KB, where nobody asked for them."""
+    machine = machine_of(monkeypatch, kernels_on_cpu, devices=2)
+    cut_as(monkeypatch, 16)
+    for device in machine.devices:
+        arrays = arrays_of(LIB, engine_problem(2, 3, 130), "float32")
+        for array in arrays.values():
+            array.place = device
+        run_engine(cupy_cluster, arrays)
+    forget()
+
+
+# Plans
+
+sizes = st.integers(1, 5000)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(KEYS), sizes, st.integers(1, 900), st.integers(1, 200))
+def test_plans(key, N, H, processors):
+    both = plan(*key, N, H, processors)
+    assert (both is None) == (H > plans.most_units(*key))
+    for cut in both or ():
+        assert cut.expression in plans.expressions()
+        # Units are shared out, by eights; rows too, by tiles.
+        assert cut.units % 8 == 0
+        assert cut.blocks * (cut.units - 8) < H <= cut.blocks * cut.units
+        assert (cut.clusters - 1) * cut.rows < N <= cut.clusters * cut.rows
+        assert cut.grid == (cut.blocks * cut.clusters,)
+        # Every group of 32 columns has a warp, and every cell.
+        columns = cut.blocks * cut.units if cut.backward else 4 * cut.units
+        assert columns <= 32 * cut.busy * cut.groups < columns + 32
+        assert cut.busy * 32 <= cut.block == max(cut.busy * 32, 4 * cut.units) <= cut.most_threads
+        # A block's memory: all weights, but those in registers.
+        depth, item = (4 * cut.units, 4) if cut.backward else (cut.blocks * cut.units, plans.ITEM_BYTES[cut.product])
+        assert (cut.chunks - 1) * 64 < depth * item <= cut.chunks * 64
+        in_registers = cut.held * cut.groups * cut.busy * cut.part_bytes
+        weights = cut.groups * cut.busy * cut.slots * cut.part_bytes
+        assert weights + in_registers >= 4 * cut.units * cut.blocks * cut.units * plans.WEIGHT_BYTES[cut.stored]
+        assert cut.held < cut.chunks
+        assert weights < cut.shared_bytes <= 232448
+        assert cut.part_bytes % 512 == 0  # a warp's 16 bytes each
+        assert cut.shared_bytes % 16 == 0
+        # What one phase of a barrier can count.
+        assert cut.rows * cut.blocks * cut.units * 4 < 2**20
+        # Registers only where nothing else fits; and no other cut would take less time, as far as is estimated.
+        others = [other for other in plans.cuts(cut.kernel, cut.stored, cut.product, N, H) if other.fits]
+        assert not cut.held or all(other.held for other in others)
+        assert all(cut.seconds(processors) <= other.seconds(processors) for other in others if not other.held)
+
+
+def test_how_large_h_can_be():
+    assert [plans.most_units(*key) for key in KEYS] == [768, 768, 512, 512, 512]
+
+
+def test_clusters_grow_with_h_and_rows_with_n():
+    small, large = (plan("bfloat16", "ieee", 1000, H, 132).forward for H in (64, 640))
+    assert small.blocks < large.blocks == 16
+    assert plan("bfloat16", "ieee", 4, 64, 132).forward.tiles == 1
+    assert plan("float32", "tf32", 1, 512, 132).forward.held
+
+
+# Choice
+
+
+def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes):
+    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
+    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, precision)
+
+
+def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
+    """Until it has been proved on a GPU."""
+    assert engines.choose("auto", problem(machine)).name == "array_api"
+    assert engines.choose("cupy_cluster", problem(machine)).name == "cupy_cluster"
+    assert "proved" in cupy_cluster.declines(problem(machine))
+
+
+@pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
+def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
+    engine = engines.load("cupy_cluster", precision)
+    assert engine.name == "cupy_cluster"
+    assert getattr(engine, "precision", "ieee") == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "options", "reason"),
+    [
+        ("90", {"library": "numpy"}, "it needs CuPy arrays, these are numpy's"),
+        ("90", {"dtype": "float64"}, "it computes float16, bfloat16, float32, not float64"),
+        ("80", {}, "it needs compute capability 9.0, 10.0, 10.3, this device has 8.0"),
+        ("120", {}, "it needs compute capability 9.0, 10.0, 10.3, this device has 12.0"),
+        ("90", {"H": 513}, "a cluster holds Wh of float32 for H up to 512; H is 513"),
+        ("90", {"H": 600, "precision": "tf32"}, "a cluster holds Wh of float32 for H up to 512; H is 600"),
+        ("100", {"H": 769, "dtype": "bfloat16"}, "a cluster holds Wh of bfloat16 for H up to 768; H is 769"),
+        ("90", {"N": 2**21, "H": 2**8}, "4 N H and N T must be below 2^31"),
+    ],
+)
+def test_what_it_refuses(monkeypatch, capability, options, reason):
+    machine = machine_of(monkeypatch, capability=capability)
+    assert reason in cupy_cluster.refuses(problem(machine, **options))
+    with pytest.raises(EngineError, match="cupy_cluster"):
+        engines.choose("cupy_cluster", problem(machine, **options))
+
+
+@pytest.mark.parametrize("capability", cupy_cluster.CAPABILITIES)
+def test_what_it_does_not_refuse(monkeypatch, capability):
+    machine = machine_of(monkeypatch, capability=capability)
+    for dtype, precision in KEYS:
+        largest = 512 if dtype == "float32" else 768
+        assert cupy_cluster.refuses(problem(machine, dtype, precision=precision, H=largest)) == ""

@@ -1,0 +1,139 @@
+"""The choice among the engines for CuPy by what was measured: the table, what it says, the command that makes it."""
+
+import json
+
+import pytest
+from on_fake import forget, machine_of
+from test_cupy_grid import problem
+
+from benchmarks.gpu import __main__ as command
+from benchmarks.gpu import programme
+from lstm_xp import engines
+from lstm_xp.engines import cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines.cuda import choice
+
+DEVICE = "NVIDIA Test"
+# kind, what, (N, T, D, H) -> seconds.
+TIMES = {
+    ("tf32", "training", (8, 64, 512, 512)): {"cupy_grid": 1.0, "cupy_step": 2.0, "cupy_fused": 3.0},
+    ("tf32", "training", (256, 64, 512, 512)): {"cupy_grid": 3.0, "cupy_step": 2.0, "torch eager": 1.0},
+    ("tf32", "inference", (8, 64, 512, 512)): {"cupy_grid": 2.0, "cupy_step": 1.0},
+    ("bfloat16", "training", (8, 64, 2048, 2048)): {"cupy_grid": 1.0, "cupy_step": 2.0},
+}
+
+
+def result(times=TIMES, **options):
+    found = [{"part": "environment", "GPU": DEVICE}, {"part": "correctness", "engine": "cupy_grid", "share": 0.5}]
+    for (kind, what, size), taken in times.items():
+        share = {"part": "engines", "size": list(size), "kind": kind, "what": what}
+        found += [{**share, "contender": name, "median_s": seconds} for name, seconds in taken.items()]
+    return {"format": programme.FORMAT, "rehearsal": False, "machine": {"commit": "abc"}, "records": found, **options}
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A table by the command, in place of the package's."""
+
+    def make(found):
+        file, table = tmp_path / "gpu.json", tmp_path / "measured.json"
+        file.write_text(json.dumps(found))
+        status = command.main(["choice", str(file), "--into", str(table)])
+        monkeypatch.setattr(choice, "FILE", table)
+        choice.measured.cache_clear()
+        return status, table
+
+    yield make
+    choice.measured.cache_clear()
+    choice._name.cache_clear()
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    yield machine_of(monkeypatch)
+    forget()
+
+
+def chosen(machine, **options):
+    return engines.choose("auto", problem(machine, **options)).name
+
+
+def test_nothing_has_been_measured_yet(machine):
+    """An engine without an entry declines."""
+    assert choice.measured() == {}
+    for engine in (cupy_grid, cupy_step, cupy_fused):
+        assert engine.declines(problem(machine)) == choice.UNPROVED
+    assert chosen(machine) == "array_api"
+
+
+def test_the_quickest_at_the_nearest_size(machine, made):
+    assert made(result())[0] == 0
+    tf32 = {"precision": "tf32", "H": 512}
+    assert chosen(machine, **tf32, N=8) == "cupy_grid"
+    assert chosen(machine, **tf32, N=256) == "cupy_step"
+    # Half way between them, by the logarithm, is 45.3.
+    assert chosen(machine, **tf32, N=45) == "cupy_grid"
+    assert chosen(machine, **tf32, N=46) == "cupy_step"
+    assert chosen(machine, precision="tf32", N=8, H=300) == "cupy_grid"
+    assert "cupy_step is quicker at N = 256, H = 512" in engines.explain(problem(machine, **tf32, N=200))
+    inference = problem(machine, **tf32, N=8)._replace(training=False)
+    assert engines.choose("auto", inference).name == "cupy_step"
+
+
+def test_what_was_not_measured_is_not_chosen(machine, made):
+    made(result())
+    for options in ({"dtype": "float16"}, {"precision": "ieee"}):
+        assert chosen(machine, **options) == "array_api"
+        assert DEVICE in cupy_grid.declines(problem(machine, **options))
+    assert "not been proved on a device like this one" in cupy_fused.declines(problem(machine, "bfloat16"))
+    machine.name = "NVIDIA Other"
+    choice._name.cache_clear()
+    assert chosen(machine, precision="tf32", H=512) == "array_api"
+
+
+def test_the_next_one_where_the_quickest_cannot_run(machine, made):
+    made(result())
+    assert chosen(machine, dtype="bfloat16", H=2112) == "cupy_grid"
+    assert chosen(machine, dtype="bfloat16", H=2113) == "cupy_step"
+
+
+def test_an_engine_with_a_wrong_number_is_left_out(machine, made):
+    found = result()
+    found["records"].append({"part": "correctness", "engine": "cupy_grid", "wrong": "h: error 2"})
+    made(found)
+    assert chosen(machine, precision="tf32", H=512, N=8) == "cupy_step"
+    assert "cupy_grid" not in json.dumps(choice.measured())
+
+
+def test_what_is_measured_again_takes_the_place_of_what_was(made):
+    made(result())
+    status, table = made(result({("tf32", "training", (1, 2, 3, 4)): {"cupy_step": 1.0}}))
+    found = json.loads(table.read_text())
+    assert status == 0
+    assert found["devices"][DEVICE]["from"] == {"commit": "abc"}
+    assert choice.measured() == {
+        DEVICE: [{"dtype": "float32", "precision": "tf32", "training": True, "N": 1, "H": 4, "engines": ["cupy_step"]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (result(rehearsal=True), "a rehearsal on a CPU"),
+        (result({}), "no engine has a time in it"),
+        (result(records=result()["records"][2:]), "nothing was proved"),
+        (result(records=result()["records"][1:]), "does not say which GPU"),
+    ],
+)
+def test_results_that_are_none(made, capsys, found, told):
+    status, table = made(found)
+    assert status == 2
+    assert told in capsys.readouterr().err
+    assert not table.exists()
+
+
+def test_a_table_of_another_format(made, monkeypatch):
+    _, table = made(result())
+    table.write_text(table.read_text().replace(choice.FORMAT, "something"))
+    choice.measured.cache_clear()
+    with pytest.raises(ValueError, match="its format is not"):
+        choice.measured()
