@@ -1,8 +1,8 @@
 """Vector registers for numba: a type, its arithmetic, loads and stores.
 
 numba compiles loops well, but cannot be relied on to vectorise them, nor to keep a block of accumulators in registers.
-Here and in `tiles.py` both are said outright, in LLVM's terms: a `Vector` is one register, and the operators work on all
-its lanes.
+Here and in `tiles.py` both are said outright, in LLVM's terms: a `Vector` is one register, and the operators work on
+all its lanes.
 """
 
 import operator
