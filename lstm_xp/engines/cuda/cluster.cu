@@ -23,7 +23,7 @@
 // Threads of a block, at most, for what fits into its memory.
 __device__ constexpr unsigned most_threads(int C) { return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 224 : 192; }
 __device__ constexpr unsigned most_threads_back(int C, unsigned bytes, int HELD) {
-    return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 448 : bytes == 2 ? (HELD ? 384 : 640) : (HELD ? 256 : 384);
+    return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 384 : bytes == 2 ? (HELD ? 384 : 640) : (HELD ? 256 : 384);
 }
 
 template <int C, int NT>

@@ -95,7 +95,7 @@ class Cut(NamedTuple):
         if not self.backward:
             return {1: 512, 4: 320, 8: 224, 16: 192}[self.blocks]
         of_sixteen = (384, 256) if self.stored == "float" else (640, 384)
-        return {1: 512, 4: 320, 8: 448, 16: of_sixteen[self.held > 0]}[self.blocks]
+        return {1: 512, 4: 320, 8: 384, 16: of_sixteen[self.held > 0]}[self.blocks]
 
     @property
     def chunks(self):

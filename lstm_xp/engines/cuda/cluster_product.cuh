@@ -186,7 +186,7 @@ __device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* r
             sums.add(weights.held[chunk], Rows(rows + chunk * Result::TILES * LANES));
         }
     }
-#pragma unroll(HELD ? 1 : 2)  // more loads on their way would be spilled
+#pragma unroll(HELD || Result::TILES > 1 ? 1 : 2)  // more loads on their way would be spilled
     for (unsigned chunk = HELD; chunk < chunks; ++chunk)
         sums.add(weights.get(chunk - HELD), Rows(rows + chunk * Result::TILES * LANES));
     sums.finish();
