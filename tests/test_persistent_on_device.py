@@ -1,4 +1,4 @@
-"""cupy_grid on a GPU: what no emulation shows. Sizes that take up all of the device, or nearly."""
+"""Engines of one launch on a GPU: what no emulation shows. Sizes that take up all of what they need, or nearly."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from test_engines import arrays_of, engine_problem, run_engine
 
 from lstm_xp import engines
 from lstm_xp.checks import Problem
-from lstm_xp.engines import cupy_grid
+from lstm_xp.engines import cupy_cluster, cupy_grid
 from lstm_xp.engines.cuda import grid
 from lstm_xp.engines.cuda.grid_plan import PRODUCTS
 
@@ -15,10 +15,15 @@ on_device = pytest.mark.parametrize("name", ["cupy"])
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
 
 
+# Engine -> units.
+UNITS = {cupy_grid: 700, cupy_cluster: 500}
+both = pytest.mark.parametrize("module", UNITS, ids=lambda module: module.name)
+
+
 @pytest.fixture
-def gpu(library, name):
-    lib = library(name)
-    reason = cupy_grid.refuses(Problem("cupy", "float32", lib.device, 20, 30, 3, 700, True, "ieee"))
+def gpu(library, name, request):
+    lib, module = library(name), request.node.callspec.params.get("module", cupy_grid)
+    reason = module.refuses(Problem("cupy", "float32", lib.device, 20, 30, 3, UNITS[module], True, "ieee"))
     if reason:
         pytest.skip(reason)
     return lib
@@ -30,9 +35,10 @@ def host(results):
 
 
 @on_device
+@both
 @numbers
-def test_a_thousand_times_the_same_bits(gpu, dtype, precision):
-    engine, arrays = cupy_grid.at(precision), arrays_of(gpu, engine_problem(30, 20, 700), dtype)
+def test_a_thousand_times_the_same_bits(gpu, module, dtype, precision):
+    engine, arrays = module.at(precision), arrays_of(gpu, engine_problem(30, 20, UNITS[module]), dtype)
     expected = run_engine(engine, arrays)
     for _ in range(999):
         found = run_engine(engine, arrays)
@@ -41,15 +47,14 @@ def test_a_thousand_times_the_same_bits(gpu, dtype, precision):
 
 
 @on_device
+@both
 @numbers
-def test_on_several_streams_at_once(gpu, dtype, precision):
-    """Their launches need the whole device, each: they come one after the other, and none waits in vain."""
+def test_on_several_streams_at_once(gpu, module, dtype, precision):
+    """Launches of cupy_grid need the whole device, each: they come one after the other, and none waits in vain."""
     import cupy
 
-    engine, problems = (
-        cupy_grid.at(precision),
-        [arrays_of(gpu, engine_problem(50, 20, 700, seed), dtype) for seed in (1, 2, 3)],
-    )
+    engine = module.at(precision)
+    problems = [arrays_of(gpu, engine_problem(50, 20, UNITS[module], seed), dtype) for seed in (1, 2, 3)]
     expected = [host(run_engine(engine, arrays)) for arrays in problems]
     cupy.cuda.Device().synchronize()
     streams, found = [cupy.cuda.Stream(non_blocking=True) for _ in problems], [None] * 3
