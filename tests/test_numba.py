@@ -130,6 +130,20 @@ def test_products_of_all_layouts(left, right, dtype):
     assert (a.tobytes(), b.tobytes()) == before
 
 
+@pytest.mark.parametrize("sizes", [(1, 1, 3, 1), (170, 3, 2, 9), (90, 13, 250, 33)], ids=str)  # 512 steps at a time
+@dtypes
+def test_gradients_of_weights_are_sums_over_all_steps(dtype, sizes):
+    T, N, D, H = sizes
+    rng = np.random.default_rng(0)
+    x, h0, h, da = whole(rng, T, N, D), whole(rng, N, H), whole(rng, T, N, H), whole(rng, T, N, 4 * H)
+    left = np.concatenate([x, [h0, *h[:-1]], np.ones((T, N, 1))], axis=-1)
+    expected = np.einsum("tnk,tnj->kj", left, da).astype(dtype)
+    for order in ("C", "F"):
+        given = (v.astype(dtype, order=order) for v in (x, h0, h, da))
+        dWx, dWh, db = numpy_numba.weight_gradients(*given)
+        assert same_bits(np.concatenate([dWx, dWh, db[None]]), expected)
+
+
 def test_products_of_repeated_rows_and_columns():
     """Strides of zero, as broadcasting makes them."""
     rng = np.random.default_rng(0)
