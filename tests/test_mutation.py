@@ -74,7 +74,7 @@ MUTANTS = {
     "h_t for h_{t-1} (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "multiply_gates(states, (t * N + n0) * H", "multiply_gates(states, ((t + 1) * N + n0) * H"),
+        (KERNELS, "multiply_gates(states, before, H", "multiply_gates(states, after, H"),
     ),
     "h_t for h_{t-1} in dWh (compiled)": (
         COMPILED,
