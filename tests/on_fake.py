@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_engines import BACKWARD
 
-from lstm_xp.checks import COMPUTE_DTYPE
+from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
 from lstm_xp.engines.cuda import grid, kernels, replay
 from lstm_xp.libraries import Library
@@ -33,6 +33,12 @@ def machine_of(monkeypatch, compiled=None, **options):
     monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
     forget()
     return machine
+
+
+def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes):
+    """On the machine's first device; small where no other size is given."""
+    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
+    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, precision)
 
 
 def forget():

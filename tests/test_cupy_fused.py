@@ -3,12 +3,11 @@
 import fake_cupy
 import numpy as np
 import pytest
-from on_fake import LIB, forget, machine_of
+from on_fake import LIB, forget, machine_of, problem
 from problems import rounded, same_bits
 from test_engines import arrays_of, engine_problem, run_engine
 
 from lstm_xp import EngineError, engines
-from lstm_xp.checks import Problem
 from lstm_xp.engines import array_api, cupy_fused
 from lstm_xp.testing import assert_close
 
@@ -151,11 +150,6 @@ def test_memory_is_what_is_returned(machine):
 
 
 # Choice
-
-
-def problem(machine, dtype="float32", library="cupy", **sizes):
-    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
-    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, "ieee")
 
 
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):

@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_fake import LIB, PATIENCE, agree, forget, machine_of, plain
+from on_fake import LIB, PATIENCE, agree, forget, machine_of, plain, problem
 from problems import same_bits
 from test_engines import arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines
-from lstm_xp.checks import Problem
 from lstm_xp.engines import cupy_grid
 from lstm_xp.engines.cuda import grid, grid_plan
 from lstm_xp.engines.cuda.grid_plan import PRODUCTS, Chip, Plan, most_units, plan
@@ -226,11 +225,6 @@ def test_the_batch_is_split_where_wh_leaves_room():
 
 
 # Choice
-
-
-def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes):
-    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
-    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, precision)
 
 
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):

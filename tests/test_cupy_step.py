@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_fake import LIB, agree, forget, machine_of, plain
+from on_fake import LIB, agree, forget, machine_of, plain, problem
 from problems import same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines
-from lstm_xp.checks import Problem
 from lstm_xp.engines import cupy_step
 from lstm_xp.engines.cuda import plan as plans
 from lstm_xp.engines.cuda import replay
@@ -241,11 +240,6 @@ def test_small_problems_spread_and_large_ones_read_less():
 
 
 # Choice
-
-
-def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes):
-    sizes = {"N": 4, "T": 5, "D": 3, "H": 2} | sizes
-    return Problem(library, dtype, machine.devices[0], *sizes.values(), True, precision)
 
 
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):

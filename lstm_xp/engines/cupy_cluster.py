@@ -22,6 +22,7 @@ from .cuda import choice, kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import TYPES
+from .cuda.refusals import refusal
 
 name = "cupy_cluster"
 
@@ -33,10 +34,9 @@ NON_PORTABLE = 14
 
 
 def refuses(problem):
-    if problem.array_library != "cupy":
-        return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if problem.dtype not in TYPES:
-        return f"it computes {', '.join(TYPES)}, not {problem.dtype}"
+    reason = refusal(problem, TYPES)
+    if reason:
+        return reason
     found = str(problem.device.compute_capability)
     if found not in CAPABILITIES:
         known = ", ".join(str(int(capability) / 10) for capability in CAPABILITIES)

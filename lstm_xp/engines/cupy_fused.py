@@ -12,6 +12,7 @@ from functools import cache
 from .cuda import choice, pointwise
 from .cuda.memory import running, working_on
 from .cuda.products import Product
+from .cuda.refusals import refusal
 
 name = "cupy_fused"
 
@@ -22,10 +23,9 @@ COUNT = 2**31
 
 
 def refuses(problem):
-    if problem.array_library != "cupy":
-        return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if problem.dtype not in pointwise.TYPES:
-        return f"it computes {', '.join(pointwise.TYPES)}, not {problem.dtype}"
+    reason = refusal(problem, pointwise.TYPES)
+    if reason:
+        return reason
     least = LEAST_BFLOAT16 if problem.dtype == "bfloat16" else LEAST
     found = int(problem.device.compute_capability)
     if found < least:

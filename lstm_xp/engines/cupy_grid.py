@@ -17,18 +17,15 @@ from .cuda import choice, grid
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES
+from .cuda.refusals import refusal
 
 name = "cupy_grid"
 
 
 def refuses(problem):
-    if problem.array_library != "cupy":
-        return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if problem.dtype not in TYPES:
-        return f"it computes {', '.join(TYPES)}, not {problem.dtype}"
-    found = int(problem.device.compute_capability)
-    if found < LEAST:
-        return f"it needs compute capability {LEAST / 10}, this device has {found / 10}"
+    reason = refusal(problem, TYPES, LEAST)
+    if reason:
+        return reason
     chip, cooperates = _chip(problem.device.id)
     if not cooperates:
         return "the device has no cooperative launches"

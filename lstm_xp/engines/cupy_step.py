@@ -14,6 +14,7 @@ from . import cupy_fused
 from .cuda import choice, replay
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
+from .cuda.refusals import refusal
 
 name = "cupy_step"
 
@@ -22,13 +23,9 @@ MOST_ROWS = 8 * 65535
 
 
 def refuses(problem):
-    if problem.array_library != "cupy":
-        return f"it needs CuPy arrays, these are {problem.array_library}'s"
-    if problem.dtype not in TYPES:
-        return f"it computes {', '.join(TYPES)}, not {problem.dtype}"
-    found = int(problem.device.compute_capability)
-    if found < LEAST:
-        return f"it needs compute capability {LEAST / 10}, this device has {found / 10}"
+    reason = refusal(problem, TYPES, LEAST)
+    if reason:
+        return reason
     if problem.N > MOST_ROWS:
         return f"N must be at most {MOST_ROWS}; it is {problem.N}"
     return cupy_fused.refuses(problem)
