@@ -164,7 +164,9 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     if rows == 0 or total == 0:
         return
 
-    group = 1 if rows >= ABREAST else ABREAST  # vectors of units, until so many of h are due
+    # h is computed for some rows at a time, or where there are few, for some vectors of units, once they are there.
+    by_rows = rows >= ABREAST
+    at_once, group = (ABREAST, 1) if by_rows else (1, ABREAST)
 
     bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts // wide * wide * part
     made = bias + total
@@ -201,14 +203,12 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
                         cell(room, z + r * width, wide, cells, prev + y, cells, next + y,
                              pre, 4 * before + 3 * r * H + y, H, keep, count, one, bound)  # fmt: skip
                 o, unit = made + ((begins - v0) * steps + t - t0) * rows * width + 2 * wide, begins * wide
-                for r in range(0, rows, ABREAST if group == 1 else 1):
+                for r in range(0, rows, at_once):
                     y = r * H + unit
-                    if group == 1:
-                        outputs(room, o + r * width, width, cells, next + y, states, after + y, H,
-                                min(ABREAST, rows - r), H - unit, 0, one, bound)  # fmt: skip
-                    else:
-                        outputs(room, o + r * width, steps * rows * width, cells, next + y, states, after + y, wide,
-                                ends - begins, H - unit, wide, one, bound)  # fmt: skip
+                    several = min(at_once, rows - r) if by_rows else ends - begins
+                    outputs(room, o + r * width, width if by_rows else steps * rows * width, cells, next + y,
+                            states, after + y, H if by_rows else wide, several, H - unit, 0 if by_rows else wide,
+                            one, bound)  # fmt: skip
             if across:
                 wait(meeting, parts * (t + 1))
 
