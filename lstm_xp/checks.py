@@ -156,17 +156,17 @@ def one_library(function, arrays):
 
 def _alike(first, arrays):
     """xp and the device of NumPy's or CuPy's arrays that pass `one_library` without a closer look; else None."""
-    kind, dtype = type(first), first.dtype if hasattr(first, "dtype") else None
-    if any(type(array) is not kind or array.dtype is not dtype for array in arrays):
+    kind = type(first)
+    if kind is not np.ndarray and (kind.__module__, kind.__name__) != ("cupy", "ndarray"):
         return None
-    if kind is np.ndarray and dtype_name(dtype) in COMPUTE_DTYPE:
+    dtype = first.dtype
+    if dtype_name(dtype) not in COMPUTE_DTYPE or any(type(v) is not kind or v.dtype is not dtype for v in arrays):
+        return None
+    if kind is np.ndarray:
         return np, "cpu"
-    if kind.__module__ == "cupy" and dtype_name(dtype) in COMPUTE_DTYPE:
-        xp = namespace(first)
-        place = xp.cuda.Device()
-        if all(array.device == place for array in arrays):
-            return xp, place
-    return None
+    xp = namespace(first)
+    place = xp.cuda.Device()
+    return (xp, place) if all(v.device == place for v in arrays) else None
 
 
 def shapes(function, arrays, rules, context):

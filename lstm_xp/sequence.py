@@ -176,7 +176,8 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         h = xp.permute_dims(output, (1, 0, 2))
 
     h_n, c_n = timeline.where_empty(start_h, h_n), timeline.where_empty(start_c, c_n)
-    h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in (h_n, c_n))
+    copy = engines.copy(chosen)
+    h_n, c_n = copy(h_n, x.dtype), copy(c_n, x.dtype)
     kept = (None,) * 8
     if training:
         kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))
@@ -359,7 +360,8 @@ def _states(h0, c0, shape, wide, narrow, timeline, x):
     """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
     xp = timeline.xp
     if h0 is not None and c0 is not None and timeline.lengths is None:
-        return h0, wide(c0), h0, wide(c0)
+        c0 = wide(c0)
+        return h0, c0, h0, c0
     zeros = xp.zeros(shape, dtype=checks.compute_dtype(x, xp), device=timeline.device)
     start_h = narrow(zeros) if h0 is None else h0
     start_c = zeros if c0 is None else wide(c0)

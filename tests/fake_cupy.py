@@ -488,10 +488,33 @@ def _step(fake, types, grid, block, arguments, backward=False):
     return lambda: cell_backward(outer, carry if last else times(through), *rest)
 
 
+# The kernel of stages.cu, likewise.
+
+
+def _arrange(fake, types, grid, block, arguments):
+    v, by_step, by_row, by_feature, rows, bias, by_column, a, N, K, columns = map(int, arguments)
+    S, R, W = (dtype_of(NAMES[type]) for type in types)
+    T = grid[0] // N
+    assert T * N == grid[0]
+    v = fake.view(v, (T, N, K), (by_step, by_row, by_feature), S)
+    rows = fake.view(rows, (T * N, K), (K, 1), R) if rows else None
+    bias = fake.view(bias, (columns,), (by_column,), S) if bias else np.ones(1, W)
+    a = fake.view(a, (T * N, columns), (columns, 1), W) if a else None
+
+    def run():
+        if rows is not None:
+            rows[...] = v.reshape(T * N, K)
+        if a is not None:
+            a[...] = bias
+
+    return run
+
+
 JOB = (
     "first", "steps", "gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
 )  # fmt: skip
 STEPS = {
+    "arrange": _arrange,
     "fill": _fill,
     "pack": _pack,
     "forward_step": _step,

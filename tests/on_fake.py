@@ -7,7 +7,7 @@ from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
-from lstm_xp.engines.cuda import grid, kernels, replay
+from lstm_xp.engines.cuda import grid, kernels, products, replay, stages
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -49,6 +49,9 @@ def forget():
         cupy_cluster._kernel,
         cupy_cluster._settled,
         cupy_grid._chip,
+        stages._arrange,
+        products._settled,
+        products._handle_of_cublas,
         grid._report,
     )
     for kept in (kernels._module, kernels.function, *of_devices):

@@ -6,7 +6,7 @@ from functools import cache
 import nvrtc as compiler
 import pytest
 
-from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -16,6 +16,7 @@ of_steps = pytest.mark.parametrize("architecture", [number for number in ARCHITE
 OPTIONS = (*kernels.OPTIONS, "-ftz=true", "--device-as-default-execution-space")
 
 POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
+STAGES = kernels.source(*stages.FILES), stages.EXPRESSIONS
 STEP = kernels.source(*replay.FILES), plan.expressions()
 GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048).
@@ -54,10 +55,11 @@ def code_of(nvrtc, architecture, source, names):
     return {name: re.search(rf"\.entry {mangled}\(.*?\n}}\n", ptx, re.DOTALL)[0] for name, mangled in lowered.items()}
 
 
+@pytest.mark.parametrize("part", [POINTWISE, STAGES], ids=["pointwise", "stages"])
 @architectures
-def test_nothing_is_spilled(nvrtc, architecture):
-    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *POINTWISE)
-    assert set(resources) == set(pointwise.EXPRESSIONS)
+def test_nothing_is_spilled(nvrtc, architecture, part):
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *part)
+    assert set(resources) == set(part[1])
     for name, used in resources.items():
         assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
         assert 8 < used.registers <= REGISTERS["double" if "double" in name else "float"], f"{name}: {used}"

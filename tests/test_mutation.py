@@ -122,7 +122,7 @@ MUTANTS = {
     "dh0 is dh_n": (
         BOTH,
         "derivatives",
-        (SEQUENCE, "timeline.where_empty(through_h, dh0)", "timeline.where_empty(through_h, through_h)"),
+        (SEQUENCE, "(straight(dh_n), dh0)", "(straight(dh_n), straight(dh_n))"),
     ),
     "dh0 and dc0 swapped": (
         BOTH,

@@ -21,6 +21,7 @@ and, if they have something better than the reference engine's,
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
+    copy(v, dtype)                                  a state (N, H) in a dtype, in memory of its own
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
     warmup(dtype)                                   compile ahead for a dtype, by its name
@@ -89,6 +90,11 @@ def _module(name):
 def product(engine):
     """The engine's own product of two matrices (and a bias, or None), or the array library's."""
     return getattr(engine, "product", None) or load("array_api").product
+
+
+def copy(engine):
+    """The engine's own way to copy a state, or the reference's."""
+    return getattr(engine, "copy", None) or load("array_api").copy
 
 
 def step(engine):

@@ -53,6 +53,10 @@ def product(A, B, bias=None):
     return out
 
 
+def copy(v, dtype):
+    return checks.namespace(v).astype(v, dtype, copy=True)
+
+
 def step(x, h, c, Wx, Wh, b):
     xp = checks.namespace(x)
     wide, narrow = conversions(x, xp)

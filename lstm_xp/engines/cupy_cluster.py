@@ -62,7 +62,7 @@ class Engine:
     def __init__(self, precision, others):
         # Stages one and three, and single steps of a stream, are others'.
         self.precision, self.product, self.step = precision, others.product, others.step
-        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
+        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -102,6 +102,7 @@ IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
 TF32X3 = Engine("tf32x3", stages.IEEE)
 forward, backward = IEEE.forward, IEEE.backward
 inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
+copy = stages.copy
 
 
 def at(precision):

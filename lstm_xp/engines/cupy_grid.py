@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, others):
         # Stages one and three, and single steps of a stream.
         self.precision, self.product, self.step = others.precision, others.product, others.step
-        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
+        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -91,6 +91,7 @@ class Engine:
 IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
 forward, backward = IEEE.forward, IEEE.backward
 inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
+copy = stages.copy
 
 
 def at(precision):

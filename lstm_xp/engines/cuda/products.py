@@ -23,13 +23,12 @@ class Product:
     """
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
-        from cupy.cuda import device
-        from cupy_backends.cuda.libs import cublas
-
         (M, K), N = A.shape, B.shape[1]
-        handle = device.get_cublas_handle()
-        kind, out_kind, zero, one = _constants(A.dtype, out.dtype)
-        compute = _compute_type(cublas, handle, kind, out_kind, precision)
+        cublas, kind, out_kind, zero, one, compute = _settled(A.dtype, out.dtype, precision)
+        handle = _handle_of_cublas()()
+        if compute is None:
+            plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
+            compute = cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
         A, turn_A, leading_A = _layout(A)
         B, turn_B, leading_B = _layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
@@ -50,29 +49,32 @@ def multiply(A, B, out, *, add=False, precision="ieee"):
 
 
 @cache
-def _constants(dtype, out_dtype):
-    """What cuBLAS calls the dtypes of A and out, and the addresses of 0 and 1."""
-    from cupy.cuda import runtime
+def _settled(dtype, out_dtype, precision):
+    """cuBLAS, what it calls the dtypes of A and out, the addresses of 0 and 1, and the compute type.
 
-    zero, one = (scalar.ctypes.data for scalar in SCALARS[out_dtype.name])
-    return *(getattr(runtime, DATA_TYPES[v.name]) for v in (dtype, out_dtype)), zero, one
-
-
-def _compute_type(cublas, handle, kind, out_kind, precision):
-    """IEEE products, unless TF32 was asked for. Products of half types are exact, and summed in float32, in any case.
-
-    A handle of which someone asked for faster products overall would give them for COMPUTE_32F, too: not for PEDANTIC.
+    IEEE products, unless TF32 was asked for. Products of half types are exact, and summed in float32, in any case. None
+    where it depends on the handle: one of which someone asked for faster products overall would give them for
+    COMPUTE_32F, too, though not for PEDANTIC.
     """
     from cupy.cuda import runtime
+    from cupy_backends.cuda.libs import cublas
 
-    if out_kind == runtime.CUDA_R_64F:
-        return cublas.CUBLAS_COMPUTE_64F
-    if kind != runtime.CUDA_R_32F:
-        return cublas.CUBLAS_COMPUTE_32F
-    if precision == "tf32":
-        return cublas.CUBLAS_COMPUTE_32F_FAST_TF32
-    plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
-    return cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
+    zero, one = (scalar.ctypes.data for scalar in SCALARS[out_dtype.name])
+    kinds = (getattr(runtime, DATA_TYPES[v.name]) for v in (dtype, out_dtype))
+    if out_dtype.name == "float64":
+        compute = cublas.CUBLAS_COMPUTE_64F
+    elif dtype.name != "float32":
+        compute = cublas.CUBLAS_COMPUTE_32F
+    else:
+        compute = cublas.CUBLAS_COMPUTE_32F_FAST_TF32 if precision == "tf32" else None
+    return cublas, *kinds, zero, one, compute
+
+
+@cache
+def _handle_of_cublas():
+    from cupy.cuda import device
+
+    return device.get_cublas_handle
 
 
 def _layout(v):

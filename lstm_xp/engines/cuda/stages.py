@@ -1,13 +1,24 @@
 """What the engines for CuPy have in common beside their recurrences: stages one and three, and a step of a stream.
 
-Of a sequence of a usual size, Python takes more time than the device, so no launch is made that can be spared. cuBLAS
-multiplies half types as they are, exactly, and sums in float32; beside gradients, which are float32, they are widened.
+Of a sequence of a usual size, Python takes more time than the device: what can be one launch is one (`stages.cu`), and
+nothing is copied that cuBLAS can read where it lies. It multiplies half types as they are, exactly, and sums in
+float32; beside gradients, which are float32, they are widened.
 """
 
+from functools import lru_cache
+
+import numpy as np
+
 from ...checks import dtype_name
-from . import pointwise
+from . import kernels, pointwise
 from .memory import working_on
 from .products import multiply
+
+FILES = ("stages.cu",)
+# dtype -> the types S and W of the kernel; R is either.
+TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
+EXPRESSIONS = tuple(dict.fromkeys(f"arrange<{S}, {R}, {W}>" for S, W in TYPES.values() for R in (S, W)))
+BLOCK = 128
 
 
 class Stages:
@@ -19,13 +30,13 @@ class Stages:
     def inputs(self, x, Wx, b):
         import cupy as cp
 
-        (T, N, D), columns, wide = x.shape, Wx.shape[1], _wide(x)
-        with working_on(x.device, "pre-activations", T * N * (columns + D) * 4):
-            a = cp.empty((T * N, columns), wide)
-            if b is not None:
-                a[...] = b
-            self._multiply(x.reshape(T * N, D), Wx, a, add=b is not None)
-            return a.reshape(T, N, columns)
+        (T, N, D), columns = x.shape, Wx.shape[1]
+        with working_on(x.device, "pre-activations", T * N * (4 * columns + D * x.itemsize)):
+            a = cp.empty((T, N, columns), _wide(x))
+            rows = _arranged(x, x.dtype, b, None if b is None else a)
+            flat = a.reshape(T * N, columns)
+            multiply(rows, Wx, flat, add=b is not None, precision=self.precision)
+        return a
 
     def product(self, A, B, bias=None):
         import cupy as cp
@@ -35,29 +46,21 @@ class Stages:
             out = cp.empty(shape, A.dtype)
             if bias is not None:
                 out[...] = bias
-            self._multiply(A, B, out, add=bias is not None)
+            multiply(A, B, out, add=bias is not None, precision=self.precision)
         return out
 
     def weight_gradients(self, x, h0, h, da):
         import cupy as cp
 
-        (T, N, D), H = x.shape, h.shape[2]
-        with working_on(da.device, "gradients of weights", ((D + H + 1) * 4 * H + T * N * (D + H)) * da.itemsize):
-            flat = da.reshape(T * N, 4 * H)
-            dWx, dWh, db = (cp.empty((rows, 4 * H), da.dtype) for rows in (D, H, 1))
-            self._multiply(_rows(x, da.dtype).T, flat, dWx)
-            if h.dtype == da.dtype:
-                self._multiply(h0.T, flat[:N], dWh)
-                if T > 1:
-                    self._multiply(_rows(h[:-1], da.dtype).T, flat[N:], dWh, add=True)
-            else:  # copied in any case
-                prev_h = cp.empty(h.shape, da.dtype)
-                prev_h[0], prev_h[1:] = h0, h[:-1]
-                self._multiply(_rows(prev_h, da.dtype).T, flat, dWh)
-            # Sums, in one order: nothing is rounded to TF32.
-            ones = cp.empty((1, T * N), da.dtype)
-            ones.fill(1)
-            multiply(ones, flat, db)
+        (T, N, D), H, wide = x.shape, h.shape[2], da.dtype
+        with working_on(da.device, "gradients of weights", ((D + H + 1) * 4 * H + T * N * (D + H + 1)) * da.itemsize):
+            flat, ones = da.reshape(T * N, 4 * H), cp.empty((1, T * N), wide)
+            dWx, dWh, db = (cp.empty((rows, 4 * H), wide) for rows in (D, H, 1))
+            multiply(_arranged(x, wide, None, ones).T, flat, dWx, precision=self.precision)
+            multiply(_arranged(h0[None], wide).T, flat[:N], dWh, precision=self.precision)
+            if T > 1:
+                multiply(_arranged(h[:-1], wide).T, flat[N:], dWh, add=True, precision=self.precision)
+            multiply(ones, flat, db)  # sums, of which nothing is rounded to TF32
         return dWx, dWh, db[0]
 
     def step(self, x, h, c, Wx, Wh, b):
@@ -68,18 +71,26 @@ class Stages:
             gates, next_h, next_c = cp.empty((N, 4 * H), wide), cp.empty((N, H), h.dtype), cp.empty((N, H), wide)
             if b is not None:
                 gates[...] = b
-            self._multiply(x, Wx, gates, add=b is not None)
-            self._multiply(h, Wh, gates, add=True)
+            multiply(x, Wx, gates, add=b is not None, precision=self.precision)
+            multiply(h, Wh, gates, add=True, precision=self.precision)
             prev_c = cp.ascontiguousarray(c, wide)
             cell = pointwise.launcher("cell_forward", dtype_name(h.dtype), N, H)
             cell(gates.data.ptr, prev_c.data.ptr, next_c.data.ptr, next_h.data.ptr)
             return next_h, next_c.astype(c.dtype, copy=False)
 
-    def _multiply(self, A, B, out, add=False):
-        multiply(A, B, out, add=add, precision=self.precision)
-
 
 IEEE, TF32 = Stages("ieee"), Stages("tf32")
+
+
+def copy(v, dtype):
+    """An array of its own memory."""
+    import cupy as cp
+
+    if v.dtype != dtype or not v.flags.c_contiguous:
+        return v.astype(dtype, order="C")
+    out = cp.empty(v.shape, dtype)
+    out.data.copy_from_device_async(v.data, v.nbytes)  # CuPy's own copies are kernels, which take it twice as long
+    return out
 
 
 def _wide(v):
@@ -87,6 +98,33 @@ def _wide(v):
     return "float64" if dtype_name(v.dtype) == "float64" else "float32"
 
 
-def _rows(v, dtype):
-    """(T, N, K) as a matrix (T*N, K) of a dtype; a view, where that can be."""
-    return v.astype(dtype, order="C", copy=False).reshape(v.shape[0] * v.shape[1], v.shape[2])
+def _arranged(v, dtype, bias=None, a=None):
+    """v (T, N, K) as a matrix (T*N, K), of its own or the wide dtype; the rows of `a`, if there is one, become the bias
+    (ones for None). Both are one launch, or none, where v can be taken as it lies."""
+    import cupy as cp
+
+    T, N, K = v.shape
+    as_it_lies = v.dtype == dtype and v.flags.c_contiguous
+    rows = v.reshape(T * N, K) if as_it_lies else cp.empty((T * N, K), dtype)
+    if as_it_lies and a is None:
+        return rows
+    run, sizes = _arrange(dtype_name(v.dtype), dtype_name(rows.dtype), N, K, 0 if a is None else a.size // (T * N))
+    size = v.itemsize
+    by_step, by_row, by_feature = v.strides
+    run(
+        (T * N,),
+        (BLOCK,),
+        (v.data.ptr, by_step // size, by_row // size, by_feature // size, 0 if as_it_lies else rows.data.ptr,
+         0 if bias is None else bias.data.ptr, 0 if bias is None else bias.strides[0] // size,
+         0 if a is None else a.data.ptr, *sizes),
+    )  # fmt: skip
+    return rows
+
+
+@lru_cache(maxsize=256)
+def _arrange(stored, of_rows, N, K, columns):
+    """The kernel, and the last of its arguments."""
+    S, W = TYPES[stored]
+    R = S if of_rows == stored else W
+    kernel = kernels.function(FILES, f"arrange<{S}, {R}, {W}>", EXPRESSIONS)
+    return kernel, tuple(np.uint32(size) for size in (N, K, columns))
