@@ -75,6 +75,19 @@ def products():
     return {"products": found}
 
 
+def launches():
+    """What a forward and a backward pass launch; and whether a state is copied into memory of its own."""
+    found = {}
+    for dtype in ("float32", "float16"):
+        for training in (True, False):
+            names = sequence(dtype, "cupy_cluster", training=training)
+            found[f"{dtype}, {training}"] = [names, len(MACHINE.products)]
+    library = open_library("cupy")
+    v = library.asarray(np.arange(12.0).reshape(3, 4), "float32")
+    copied = engines.load("cupy_cluster").copy(v, v.dtype)
+    return {"launches": found, "same": bool(np.all(copied.get() == v.get())), "own": copied.data.ptr != v.data.ptr}
+
+
 def streams():
     """Where everything goes while a stream is current."""
     import cupy as cp

@@ -75,6 +75,22 @@ def test_products_are_in_the_table_of_cublas():
     assert {one["n"] for one in products if (one["Atype"], one["compute"]) == (FLOAT32, 68)} == {1}
 
 
+def test_no_launch_is_made_that_can_be_spared():
+    result = scenario("launches")
+    assert result["same"]
+    assert result["own"]
+    found = {}
+    for key, (names, products) in result["launches"].items():
+        found[key] = sum("cupy_" in name for name in names), len(names), products
+    # CuPy's own launches, of copies that are written to or are of another dtype; all; products.
+    assert found == {
+        "float32, True": (2, 6, 6),
+        "float32, False": (0, 2, 1),
+        "float16, True": (12, 18, 6),
+        "float16, False": (2, 4, 1),
+    }
+
+
 def test_all_goes_to_the_current_stream():
     result = scenario("streams")
     assert len(result["streams"]) == 6
