@@ -51,6 +51,8 @@ static float float_from_half(unsigned short half) { return same_bits<_Float16>(h
 static unsigned short half_from_float(float v) { return same_bits<unsigned short>(_Float16(v)); }
 static float float_from_bits(unsigned bits) { return same_bits<float>(bits); }
 static unsigned bits_from_float(float v) { return same_bits<unsigned>(v); }
+static float power_of_two(float v) { return std::exp2(v); }
+static float reciprocal(float v) { return 1 / v; }
 
 struct Block;
 struct Thread {
