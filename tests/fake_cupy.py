@@ -333,7 +333,7 @@ class Fake:
         """The kernels of cluster.cu: a cluster's blocks run at once."""
         name, _, types = expression.rstrip(">").partition("<")
         stored, product, *counts = types.split(", ")
-        blocks, tiles, _ = map(int, counts)
+        blocks, tiles, *_ = map(int, counts)
         T, N, H, units, _ = map(int, arguments[-5:])
         self.calls.append((name, types, grid, T, N, H))
         device = self.current[-1].id
@@ -342,7 +342,7 @@ class Fake:
         assert grid == (blocks * -(-N // (8 * tiles)),)
         assert units % 8 == 0
         assert blocks * units >= H
-        assert 4 * units <= block[0] <= 1024
+        assert block[0] % 32 == 0 < block[0] <= 512
         emulated = CLUSTERS[name](self, dtype_of(NAMES[stored]), product, arguments, (T, N, H, units))
         if self.compiled is None:
             with np.errstate(all="ignore"):

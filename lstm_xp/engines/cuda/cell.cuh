@@ -90,15 +90,34 @@ __device__ inline void forward_cell(const W (&a)[4], const W& prev_c, unsigned H
     narrow(o * hyperbolic_tangent(next_c), h);
 }
 
+// What of the backward step does not wait for dh.
+template <typename W>
+struct Slopes {
+    W f, to_dc, to_i, to_f, to_o, to_g;  // from dh to dc and da_o, from dc to the other da; f from dc to the step before
+
+    Slopes() = default;
+    __device__ Slopes(const W* gates, unsigned H, W prev_c, W c) : f(gates[H]) {
+        W i = gates[0], o = gates[2 * H], g = gates[3 * H], tanh_c = hyperbolic_tangent(c);
+        to_dc = o * (W(1) - tanh_c * tanh_c);
+        to_i = g * i * (W(1) - i);
+        to_f = prev_c * f * (W(1) - f);
+        to_o = tanh_c * o * (W(1) - o);
+        to_g = i * (W(1) - g * g);
+    }
+};
+
 // dc enters as the gradient from the step after, and leaves as the one for the step before.
 template <typename W>
+__device__ inline void backward_cell(W dh, const Slopes<W>& slopes, unsigned H, W& dc, W* da) {
+    W all_dc = dc + dh * slopes.to_dc;
+    da[0] = all_dc * slopes.to_i;
+    da[H] = all_dc * slopes.to_f;
+    da[2 * H] = dh * slopes.to_o;
+    da[3 * H] = all_dc * slopes.to_g;
+    dc = all_dc * slopes.f;
+}
+
+template <typename W>
 __device__ inline void backward_cell(W dh, const W* gates, unsigned H, W prev_c, W c, W& dc, W* da) {
-    W i = gates[0], f = gates[H], o = gates[2 * H], g = gates[3 * H];
-    W tanh_c = hyperbolic_tangent(c);
-    W all_dc = dc + dh * o * (W(1) - tanh_c * tanh_c);
-    da[0] = all_dc * g * i * (W(1) - i);
-    da[H] = all_dc * prev_c * f * (W(1) - f);
-    da[2 * H] = dh * tanh_c * o * (W(1) - o);
-    da[3 * H] = all_dc * i * (W(1) - g * g);
-    dc = all_dc * f;
+    backward_cell(dh, Slopes<W>(gates, H, prev_c, c), H, dc, da);
 }

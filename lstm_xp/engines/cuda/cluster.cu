@@ -4,64 +4,78 @@
 //   S  what states and weights are stored as: float16, bfloat16, float. All is computed in float.
 //   P  the product: Half, Bfloat, Tf32, Tf32x3 (on tensor cores) or Ieee (on FMA units)
 //   C, NT  a cluster of C blocks computes 8 * NT rows of the batch: clusters know nothing of each other
+//   KS  so many warps share the depth of a product
 //   HELD  so many parts of its weights each lane keeps in registers; the others are in shared memory
 //
 // A block owns U units, a multiple of 8: units [rank * U, rank * U + U), and keeps their 4U columns of Wh for the whole
-// sequence. Each of its first U / 8 warps owns 8 of them, a lane (g = lane / 4, t = lane % 4) the cells of unit g in
-// rows 2t and 2t + 1 of every 8 rows: their pre-activations and their c never leave its registers.
+// sequence. Forward, every block needs all of h: it sends its own part to all. Backward, its units' da is enough for its
+// share of every unit's dh: it sends each share to the unit's owner, who adds them up in the order of blocks.
 //
-// Forward, every block needs all of h: it sends its own part to all. Backward, its units' da is enough for its share of
-// every unit's dh: it sends each share to the unit's owner, who adds them up in the order of blocks.
+// Products: a warp has four sets of 8 columns. Forward, these are the four gates of 8 units, and the depth is all units;
+// backward they are 32 units of anyone, and the depth is the block's 4U gates, in the order 4u + gate. Warps that share a
+// depth take its chunks in turn.
 //
-// Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads.
+// Cells: 8 units of 4 rows belong to a warp, one to each lane, whose registers keep its c (backward dc) throughout.
 //
-// Products: the columns of a warp are, forward, the four gates of its units; backward, 32 units of anyone. The depth
-// is, forward, all units; backward, the block's 4U gates, in the order 4u + gate.
+// Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads. What a step needs of
+// global memory is read one step before; what it gives is stored after the messages are on their way.
 
-// Who is who
+// Threads of a block, at most, with so many registers of weights.
+__device__ constexpr unsigned most_threads(unsigned held) { return held <= 64 ? 512 : held <= 96 ? 384 : 256; }
 
-// Threads of a block, at most, for what fits into its memory.
-__device__ constexpr unsigned most_threads(int C) { return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 224 : 192; }
-__device__ constexpr unsigned most_threads_back(int C, unsigned bytes, int HELD) {
-    return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 384 : bytes == 2 ? (HELD ? 384 : 640) : (HELD ? 256 : 384);
-}
-
+// Who a thread is. CELLS of its warp, 8 units of 4 rows each: number k is `warps` further than the one before.
 template <int C, int NT>
 struct Self {
-    unsigned N, H, U, rank, warp, g, t, unit;
+    unsigned N, H, U, rank, warps, warp, lane, g, t;
 
     __device__ Self(unsigned N, unsigned H, unsigned U) : N(N), H(H), U(U) {
-        rank = blockIdx.x % C, warp = threadIdx.x / LANES, g = threadIdx.x % LANES / 4, t = threadIdx.x % 4;
-        unit = rank * U + 8 * warp + g;
+        rank = blockIdx.x % C, warps = blockDim.x / LANES, warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+        g = lane / 4, t = lane % 4;
     }
-    __device__ unsigned row(unsigned n, unsigned j) const { return (blockIdx.x / C * NT + n) * ROWS + 2 * t + j; }
-    __device__ bool exists(unsigned n, unsigned j) const { return warp < U / 8 && unit < H && row(n, j) < N; }
-    // In arrays (N, H).
-    __device__ size_t cell(unsigned n, unsigned j) const { return size_t(row(n, j)) * H + unit; }
-    // In arrays (N, 4H).
-    __device__ size_t gate(unsigned n, unsigned j) const { return size_t(row(n, j)) * GATES * H + unit; }
+};
+
+struct Cell {
+    unsigned row, unit;  // of its cluster and its block
+    bool computed, exists;
+    size_t state, gate;  // where: in arrays (N, H) and (N, 4H)
+
+    Cell() = default;
+    template <int C, int NT>
+    __device__ Cell(const Self<C, NT>& self, unsigned number) {
+        unsigned groups = self.U / 8, slot = self.warp + self.warps * number;
+        row = slot / groups * 4 + self.lane / 8, unit = slot % groups * 8 + self.lane % 8;
+        unsigned n = blockIdx.x / C * NT * ROWS + row, u = self.rank * self.U + unit;
+        computed = row < NT * ROWS, exists = computed && u < self.H && n < self.N;
+        state = size_t(n) * self.H + u, gate = state + 3 * size_t(n) * self.H;
+    }
 };
 
 // Forward
 
-template <typename S, typename P, int C, int NT, int HELD>
-__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads(C), 1) cluster_forward(
-    const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
-    int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned PER_LANE = per_lane<P>(), PIECES = ROWS * NT * 8 / PER_LANE;
-    Self<C, NT> self(N, H, U);
-    unsigned warps = U / 8, chunks = (C * U + per_chunk<P>() - 1) / per_chunk<P>(), lane = threadIdx.x % LANES;
-    unsigned size = chunks * NT * LANES, weight_size = slots * Part<P, S>::PIECES * LANES;
+template <typename S, typename P, int C, int NT, int KS, int HELD>
+__global__ void __cluster_dims__(C, 1, 1)
+    __launch_bounds__(most_threads(HELD * Part<P, S>::PIECES * 4), 1) cluster_forward(
+        const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
+        int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
+    constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = 2 * NT > KS ? 2 * NT / KS : 1;
+    constexpr unsigned PIECES = LANES / PER_LANE;  // of 16 bytes, of a warp's h
+    const Self<C, NT> self(N, H, U);
+    const unsigned groups = U / 8, group = self.warp % groups, part = self.warp / groups, lane = self.lane;
+    const unsigned chunks = (C * U + per_chunk<P>() - 1) / per_chunk<P>(), count = (chunks + KS - 1) / KS;
+    const unsigned size = KS * count * NT * LANES, weight_size = slots * Part<P, S>::PIECES * LANES, width = U + 1;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
+    Sixteen* rows = shared + self.warps * weight_size;  // two buffers of h
+    Sixteen* sums = rows + 2 * size;  // of a unit's gates, by part and row; lanes of a row are in banks of their own
+    Sixteen* own = sums + KS * TALL * width + self.warp * PIECES;  // the warp's h, on its way
+    Mail mail = {
+        reinterpret_cast<Barrier*>(sums + KS * TALL * width + self.warps * PIECES), TALL * C * U * unsigned(sizeof(S))};
+
+    if (C > 1 && threadIdx.x == 0) mail.open();
     Weights<P, S, HELD> weights;
     weights.shared = shared + self.warp * weight_size + lane;
-    Sixteen* rows = shared + warps * weight_size;  // two buffers of h
-    Sixteen* own = rows + 2 * size + self.warp * PIECES;  // the warp's part of h
-    Mail mail = {reinterpret_cast<Barrier*>(rows + 2 * size + warps * PIECES), ROWS * NT * C * U * unsigned(sizeof(S))};
-
-    if (threadIdx.x == 0) mail.open();
-    weights.load(chunks, [&](unsigned set, unsigned k) {
-        return self.unit < H && k < H ? Wh[k * by_row + (set * H + self.unit) * by_column] : S();
+    weights.load(count, part, KS, [&](unsigned set, unsigned k) {
+        unsigned unit = self.rank * U + group * 8 + self.g;
+        return unit < H && k < H ? Wh[k * by_row + (size_t(set) * H + unit) * by_column] : S();
     });
     // h0, where number -1 would be; and zeros behind all units.
     for (unsigned k = threadIdx.x; k < size; k += blockDim.x) rows[k] = {};
@@ -72,159 +86,211 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads(C), 1) 
         unsigned row = (blockIdx.x / C * NT + tile % NT) * ROWS + place % LANES / 4;
         first[k] = unit < H && row < N ? h0[size_t(row) * H + unit] : S();
     }
-    float cell[NT][2], next[NT][2][GATES];
+    Cell cell[CELLS];
+    float c_t[CELLS], next[CELLS][GATES];
+    const size_t step = size_t(N) * H;
     auto prefetch = [&](unsigned t) {
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j)
-                for (unsigned gate = 0; gate < GATES; ++gate)
-                    next[n][j][gate] =
-                        t < T && self.exists(n, j) ? gates[t * size_t(N) * GATES * H + self.gate(n, j) + gate * H] : 0;
+        for (unsigned k = 0; k < CELLS; ++k)
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j)
+                next[k][j] = t < T && cell[k].exists ? gates[t * GATES * step + cell[k].gate + j * H] : 0;
     };
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j) cell[n][j] = self.exists(n, j) ? c0[self.cell(n, j)] : 0;
+    for (unsigned k = 0; k < CELLS; ++k) {
+        cell[k] = Cell(self, k);
+        c_t[k] = cell[k].exists ? c0[cell[k].state] : 0;
+    }
     prefetch(0);
-    cluster_sync();
+    all_sync<C>();
 
     for (unsigned t = 0; t < T; ++t) {
-        float a[NT][2][GATES];
+        float a[CELLS][GATES];
+        S new_h[CELLS];
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j)
-                for (unsigned gate = 0; gate < GATES; ++gate) a[n][j][gate] = next[n][j][gate];
+        for (unsigned k = 0; k < CELLS; ++k)
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) a[k][j] = next[k][j];
         prefetch(t + 1);
-        if (t > 0) mail.receive(t - 1);
-        auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(weights, rows + (t + 1) % 2 * size, chunks);
-        // Lanes have met in the product: all have sent what `own` held before.
+        if (C > 1 && t > 0) mail.receive(t - 1);
+        {
+            auto product = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
+                weights, rows + (t + 1) % 2 * size + part * NT * LANES, KS * NT * LANES, count);
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                float values[GATES];
-                S new_h;
-                for (unsigned gate = 0; gate < GATES; ++gate) a[n][j][gate] += sums.of(n, gate, j);
-                forward_cell(a[n][j], cell[n][j], 1, values, cell[n][j], new_h);
-                if (self.exists(n, j)) {
-                    h[t * size_t(N) * H + self.cell(n, j)] = new_h;
-                    if (kept)
-                        for (unsigned gate = 0; gate < GATES; ++gate)
-                            gates[t * size_t(N) * GATES * H + self.gate(n, j) + gate * H] = values[gate];
-                    if (kept || t == T - 1) c[(kept ? t * size_t(N) * H : 0) + self.cell(n, j)] = cell[n][j];
+            for (unsigned n = 0; n < NT; ++n)
+#pragma unroll
+                for (unsigned j = 0; j < 2; ++j) {
+                    Sixteen four;
+                    for (unsigned set = 0; set < GATES; ++set) four.word[set] = bits_from_float(product.of(n, set, j));
+                    sums[(part * TALL + n * ROWS + 2 * self.t + j) * width + group * 8 + self.g] = four;
                 }
-                reinterpret_cast<S*>(own)[(n * ROWS + 2 * self.t + j) * 8 + self.g] = self.unit < H ? new_h : S();
-            }
-        __syncwarp();
-        if (t == T - 1) break;
-        for (unsigned k = lane; k < C * PIECES; k += LANES) {
-            unsigned piece = k % PIECES, row = piece * PER_LANE / 8, to = (k / PIECES + self.rank) % C;
-            unsigned unit = self.rank * U + self.warp * 8 + piece * PER_LANE % 8;
-            send(own[piece], rows + t % 2 * size + place_of<P, NT>(row, unit), mail.of(t), to);
         }
+        if (KS > 1) __syncthreads();
+        else __syncwarp();  // a warp's cells are of its own columns
+#pragma unroll
+        for (unsigned k = 0; k < CELLS; ++k) {
+            if (!cell[k].computed) break;  // all of the warp's
+#pragma unroll
+            for (unsigned from = 0; from < KS; ++from) {
+                Sixteen four = sums[(from * TALL + cell[k].row) * width + cell[k].unit];
+                for (unsigned j = 0; j < GATES; ++j) a[k][j] += float_from_bits(four.word[j]);
+            }
+            forward_cell(a[k], c_t[k], 1, a[k], c_t[k], new_h[k]);
+            unsigned unit = self.rank * U + cell[k].unit;
+            S sent = unit < H ? new_h[k] : S();
+            if (C == 1) {
+                Sixteen* place = rows + t % 2 * size + place_of<P, NT>(cell[k].row, unit / PER_LANE * PER_LANE);
+                reinterpret_cast<S*>(place)[unit % PER_LANE] = sent;
+            } else if (t + 1 < T) {
+                reinterpret_cast<S*>(own)[lane] = sent;
+                __syncwarp();
+                for (unsigned j = lane; j < C * PIECES; j += LANES) {
+                    unsigned piece = j % PIECES, to = (j / PIECES + self.rank) % C;
+                    unsigned row = cell[k].row - lane / 8 + piece * PER_LANE / 8;
+                    unsigned first_unit = unit - lane % 8 + piece * PER_LANE % 8;
+                    send(own[piece], rows + t % 2 * size + place_of<P, NT>(row, first_unit), mail.of(t), to);
+                }
+                __syncwarp();  // all have sent what `own` held
+            }
+        }
+        if (C == 1) __syncthreads();
+#pragma unroll
+        for (unsigned k = 0; k < CELLS; ++k)
+            if (cell[k].exists) {
+                h[t * step + cell[k].state] = new_h[k];
+                if (kept)
+#pragma unroll
+                    for (unsigned j = 0; j < GATES; ++j) gates[t * GATES * step + cell[k].gate + j * H] = a[k][j];
+                if (kept || t == T - 1) c[(kept ? t * step : 0) + cell[k].state] = c_t[k];
+            }
     }
 }
 
-// Backward
+// Backward. A warp computes shares for GROUPS times 32 units.
 
-template <typename S, typename P, int C, int NT, int HELD>
-__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads_back(C, sizeof(S), HELD), 1) cluster_backward(
-    const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
-    const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
-    float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned TALL = ROWS * NT, GROUPS = HELD ? 2 : 1;  // of 32 units, that a warp computes shares for
-    Self<C, NT> self(N, H, U);
-    unsigned chunks = U / 4, lane = threadIdx.x % LANES, busy = (C * U + 31) / 32 / GROUPS;  // warps that multiply
-    unsigned size = C * U * TALL, weight_size = slots * Part<P, S>::PIECES * LANES;
+template <typename S, typename P, int C, int NT, int KS, int HELD, int GROUPS>
+__global__ void __cluster_dims__(C, 1, 1)
+    __launch_bounds__(most_threads(HELD * GROUPS * Part<P, S>::PIECES * 4), 1) cluster_backward(
+        const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
+        const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
+        float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
+    constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, ALL = 8 * NT * GROUPS;
+    constexpr unsigned CELLS = ALL > SHARES ? ALL / SHARES : 1;
+    const Self<C, NT> self(N, H, U);
+    const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
+    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = SHARES * U * TALL;
+    const unsigned weight_size = slots * Part<P, S>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
-    Weights<P, S, HELD> weights[GROUPS];
-    Sixteen* rows = shared + busy * GROUPS * weight_size;  // da of the block's units
-    float* shares = reinterpret_cast<float*>(rows + chunks * NT * LANES);  // two buffers (C, U, rows) of shares of dh
+    Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
+    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by share, unit and row
     Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), size * 4};
-    bool has_cells = self.warp < U / 8, multiplies = self.warp < busy;
 
-    if (threadIdx.x == 0) mail.open();
+    if (C > 1 && threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
-    auto unit_of = [&](unsigned group, unsigned set) { return (self.warp + busy * group) * 32 + set * 8; };
+    auto unit_of = [&](unsigned of_warp, unsigned set) { return (group + busy * of_warp) * 32 + set * 8; };
+    Weights<P, S, HELD> weights[GROUPS];
 #pragma unroll
-    for (unsigned group = 0; group < GROUPS && multiplies; ++group) {
-        weights[group].shared = shared + (self.warp + busy * group) * weight_size + lane;
-        weights[group].load(chunks, [&](unsigned set, unsigned k) {
-            unsigned to = unit_of(group, set) + self.g, from = self.rank * U + k / GATES;
-            return to < H && from < H ? Wh[to * by_row + (k % GATES * H + from) * by_column] : S();
+    for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {
+        weights[of_warp].shared = shared + (self.warp * GROUPS + of_warp) * weight_size + self.lane;
+        weights[of_warp].load(count, part, KS, [&](unsigned set, unsigned k) {
+            unsigned to = unit_of(of_warp, set) + self.g, from = k / GATES, unit = self.rank * U + from;
+            return to < H && from < U && unit < H ? Wh[to * by_row + (k % GATES * size_t(H) + unit) * by_column] : S();
         });
     }
-    float dc_t[NT][2], c_t[NT][2];
+    for (unsigned k = threadIdx.x; k < 2 * rows_size; k += blockDim.x) rows[k] = {};
+    Cell cell[CELLS];
+    float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
+    const size_t step = size_t(N) * H;
+    auto prefetch = [&](unsigned t) {  // of step t - 1
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j) {
-            bool exists = self.exists(n, j);
-            dc_t[n][j] = exists ? dc[self.cell(n, j)] : 0;
-            c_t[n][j] = exists ? c[(T - 1) * size_t(N) * H + self.cell(n, j)] : 0;
+        for (unsigned k = 0; k < CELLS; ++k) {
+            bool needed = t > 0 && cell[k].exists;
+            const float* prev = t > 1 ? c + (t - 2) * step : c0;
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j)
+                gate[k][j] = needed ? gates[(t - 1) * GATES * step + cell[k].gate + j * H] : 0;
+            prev_c[k] = needed ? prev[cell[k].state] : 0;
+            unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
+            long long place = (t - 1) * by_step + row * by_outer_row + unit * by_unit;
+            from_outside[k] = !needed || !outer ? 0
+                              : wide            ? static_cast<const float*>(outer)[place]
+                                                : widen(static_cast<const S*>(outer)[place]);
         }
-    // The gradient of h that comes from the step after.
-    auto carried = [&](unsigned number, unsigned n, unsigned j) {
-        const float* share = shares + number % 2 * size + (self.warp * 8 + self.g) * TALL + n * ROWS + 2 * self.t + j;
+    };
+    // The gradient of h that comes from the step after. Rows of a unit are swapped by fours so that lanes meet no one in
+    // a bank.
+    auto carried = [&](unsigned number, unsigned k) {
+        const float* share = shares + number % 2 * size + cell[k].unit * TALL + (cell[k].row ^ (cell[k].unit & 4));
         float sum = share[0];
-        for (unsigned from = 1; from < C; ++from) sum += share[from * U * TALL];
+#pragma unroll
+        for (unsigned from = 1; from < SHARES; ++from) sum += share[from * U * TALL];
         return sum;
     };
-    cluster_sync();
+#pragma unroll
+    for (unsigned k = 0; k < CELLS; ++k) {
+        cell[k] = Cell(self, k);
+        dc_t[k] = cell[k].exists ? dc[cell[k].state] : 0;
+        c_t[k] = cell[k].exists ? c[(T - 1) * step + cell[k].state] : 0;
+    }
+    prefetch(T);
+    all_sync<C>();
 
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
         unsigned t = T - 1 - number;
-        float gate[NT][2][GATES], prev_c[NT][2], from_outside[NT][2];
+        float values[CELLS][GATES], dh_t[CELLS];
+        Sixteen* da_t = rows + number % 2 * rows_size;
+        {
+            Slopes<float> slopes[CELLS];
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                bool exists = self.exists(n, j);
-                const float* prev = t > 0 ? c + (t - 1) * size_t(N) * H : c0;
-                for (unsigned k = 0; k < GATES; ++k)
-                    gate[n][j][k] = exists ? gates[t * size_t(N) * GATES * H + self.gate(n, j) + k * H] : 0;
-                prev_c[n][j] = exists ? prev[self.cell(n, j)] : 0;
-                long long place = t * by_step + self.row(n, j) * by_outer_row + self.unit * by_unit;
-                from_outside[n][j] = !exists || !outer ? 0
-                                     : wide            ? static_cast<const float*>(outer)[place]
-                                                       : widen(static_cast<const S*>(outer)[place]);
+            for (unsigned k = 0; k < CELLS; ++k) {
+                slopes[k] = Slopes<float>(gate[k], 1, prev_c[k], c_t[k]);
+                dh_t[k] = from_outside[k], c_t[k] = prev_c[k];
             }
-        if (number > 0) {
-            mail.receive(number - 1);
-            __syncthreads();  // all warps have read the da before this one
+            prefetch(t);
+            if (C > 1 && number > 0) mail.receive(number - 1);
+#pragma unroll
+            for (unsigned k = 0; k < CELLS; ++k) {
+                if (!cell[k].computed) break;  // all of the warp's
+                if (number > 0) dh_t[k] += carried(number - 1, k);
+                else if (cell[k].exists) dh_t[k] += dh[cell[k].state];
+                backward_cell(dh_t[k], slopes[k], 1, dc_t[k], values[k]);
+                Sixteen four;
+                for (unsigned j = 0; j < GATES; ++j) four.word[j] = cell[k].exists ? bits_from_float(values[k][j]) : 0;
+                da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
+            }
         }
-#pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                bool exists = self.exists(n, j);
-                float values[GATES] = {};
-                if (exists) {
-                    float dh_t = number > 0 ? carried(number - 1, n, j) : dh[self.cell(n, j)];
-                    dh_t += from_outside[n][j];
-                    backward_cell(dh_t, gate[n][j], 1, prev_c[n][j], c_t[n][j], dc_t[n][j], values);
-                    for (unsigned k = 0; k < GATES; ++k)
-                        da[t * size_t(N) * GATES * H + self.gate(n, j) + k * H] = values[k];
-                }
-                c_t[n][j] = prev_c[n][j];
-                if (!has_cells) continue;
-                Sixteen* place = rows + place_of<P, NT>(n * ROWS + 2 * self.t + j, GATES * (8 * self.warp + self.g));
-                for (unsigned k = 0; k < GATES; ++k) place->word[k] = bits_from_float(values[k]);
-            }
+        // Who is past this has read the da before, and nobody is two numbers behind.
         __syncthreads();
 #pragma unroll
-        for (unsigned group = 0; group < GROUPS && multiplies; ++group) {
-            auto sums = multiply<Sums<P, NT, NT == 1 && !HELD ? 2 : 1>>(weights[group], rows, chunks);
+        for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {
+            auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
+                weights[of_warp], da_t + part * NT * LANES, KS * NT * LANES, count);
+#pragma unroll
             for (unsigned set = 0; set < 4; ++set) {
-                unsigned first = unit_of(group, set), to = first / U;  // one block owns all 8 units
+                unsigned first = unit_of(of_warp, set), to = first / U;  // one block owns all 8 units
                 if (to >= C) continue;
-                float* share = shares + number % 2 * size + (self.rank * U + first % U + self.g) * TALL + 2 * self.t;
-                for (unsigned n = 0; n < NT; ++n)
-                    send(sums.of(n, set, 0), sums.of(n, set, 1), share + n * ROWS, mail.of(number), to);
+                unsigned place = ((self.rank * KS + part) * U + first % U + self.g) * TALL + (2 * self.t ^ (self.g & 4));
+                float* share = shares + number % 2 * size + place;
+#pragma unroll
+                for (unsigned n = 0; n < NT; ++n) {
+                    float v = sums.of(n, set, 0), w = sums.of(n, set, 1);
+                    if (C > 1) send(v, w, share + n * ROWS, mail.of(number), to);
+                    else share[n * ROWS] = v, share[n * ROWS + 1] = w;
+                }
             }
         }
-    }
-    mail.receive(T - 1);
+        if (C == 1) __syncthreads();
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j)
-            if (self.exists(n, j)) {
-                dh[self.cell(n, j)] = carried(T - 1, n, j);
-                dc[self.cell(n, j)] = dc_t[n][j];
-            }
+        for (unsigned k = 0; k < CELLS; ++k)
+            if (cell[k].exists)
+#pragma unroll
+                for (unsigned j = 0; j < GATES; ++j) da[t * GATES * step + cell[k].gate + j * H] = values[k][j];
+    }
+    if (C > 1) mail.receive(T - 1);
+#pragma unroll
+    for (unsigned k = 0; k < CELLS; ++k)
+        if (cell[k].exists) {
+            dh[cell[k].state] = carried(T - 1, k);
+            dc[cell[k].state] = dc_t[k];
+        }
 }

@@ -69,11 +69,12 @@ struct Part {
     }
 };
 
-// Where a warp has its parts, one for each chunk: the first HELD of them in registers.
+// Where a warp has its parts, number k of them for chunk `first + apart * k`: HELD in registers, the others in shared
+// memory.
 template <typename P, typename S, int HELD>
 struct Weights {
     typedef Part<P, S> One;
-    One held[HELD ? HELD : 1];
+    One held[HELD];
     Sixteen* shared;  // this lane's
 
     __device__ One get(unsigned slot) const {
@@ -85,19 +86,17 @@ struct Weights {
 
     // weight(set, k): of the warp's column 8 * set + g, at k of the depth. Each lane reads what it wrote itself.
     template <typename Weight>
-    __device__ void load(unsigned chunks, const Weight& weight) {
+    __device__ void load(unsigned count, unsigned first, unsigned apart, const Weight& weight) {
         unsigned in_chunk = threadIdx.x % 4 * per_lane<P>();
-        for (int chunk = 0; chunk < int(chunks); ++chunk) {
-            if constexpr (HELD > 0) {
-                if (chunk == HELD)
-#pragma unroll
-                    for (int k = 0; k < HELD; ++k) held[k] = get(k);
-            }
-            unsigned slot = chunk < HELD ? chunk : chunk - HELD;
+        for (int k = 0; k < int(count); ++k) {
+            unsigned slot = k < HELD ? 0 : k - HELD, chunk = first + apart * k;
 #pragma unroll
             for (unsigned p = 0; p < One::PIECES; ++p)
                 shared[(slot * One::PIECES + p) * LANES] = One::gather(
                     p, [&](unsigned set, unsigned k) { return weight(set, chunk * per_chunk<P>() + in_chunk + k); });
+#pragma unroll
+            for (int j = 0; j < HELD; ++j)  // registers have no numbers that a loop could count
+                if (j == k) held[j] = get(0);
         }
     }
 };
@@ -175,20 +174,18 @@ struct Sums<Ieee, 1, CHAINS> {
     }
 };
 
+// With `count` parts, at least HELD; the first one's rows, and how far it is to the next one's.
 template <typename Result, typename P, typename S, int HELD>
-__device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* rows, unsigned chunks) {
+__device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* rows, unsigned apart, unsigned count) {
     typedef typename Result::Rows Rows;
     Result sums = {};
-    if constexpr (HELD > 0) {
 #pragma unroll
-        for (int chunk = 0; chunk < HELD; ++chunk) {
-            weights.held[chunk].stay();
-            sums.add(weights.held[chunk], Rows(rows + chunk * Result::TILES * LANES));
-        }
+    for (int k = 0; k < HELD; ++k) {
+        weights.held[k].stay();
+        sums.add(weights.held[k], Rows(rows + k * apart));
     }
-#pragma unroll(HELD || Result::TILES > 1 ? 1 : 2)  // more loads on their way would be spilled
-    for (unsigned chunk = HELD; chunk < chunks; ++chunk)
-        sums.add(weights.get(chunk - HELD), Rows(rows + chunk * Result::TILES * LANES));
+#pragma unroll 1  // more loads on their way would be spilled
+    for (unsigned k = HELD; k < count; ++k) sums.add(weights.get(k - HELD), Rows(rows + k * apart));
     sums.finish();
     return sums;
 }
