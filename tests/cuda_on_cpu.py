@@ -143,19 +143,24 @@ static void announce(void* barrier, unsigned bytes) {
 static void await(void* barrier, unsigned parity) {
     wait_until([&] { return barriers.at(barrier).ended % 2 != parity; });
 }
-static void send_bytes(const void* v, unsigned size, void* place, void* barrier, unsigned rank) {
-    long there = memory_of(blocks.at(rank)) - shared_memory();
-    Message message = {{}, size, rank, static_cast<char*>(place) + there, static_cast<char*>(barrier) + there};
+struct Remote {
+    unsigned rank;
+};
+static Remote remote(unsigned rank) { return {rank}; }
+static void send_bytes(const void* v, unsigned size, const void* place, const void* barrier, Remote to) {
+    long there = memory_of(blocks.at(to.rank)) - shared_memory();
+    char *its_place = (char*)place + there, *its_barrier = (char*)barrier + there;
+    Message message = {{}, size, to.rank, its_place, its_barrier};
     memcpy(message.bytes, v, size);
     on_their_way.push_back(message);
 }
 template <typename V>
-static void send(const V& v, void* place, void* barrier, unsigned rank) {
-    send_bytes(&v, sizeof v, place, barrier, rank);
+static void send(const V& v, const void* place, const void* barrier, Remote to) {
+    send_bytes(&v, sizeof v, place, barrier, to);
 }
-static void send(float v, float w, void* place, void* barrier, unsigned rank) {
+static void send(float v, float w, const void* place, const void* barrier, Remote to) {
     float both[] = {v, w};
-    send_bytes(both, sizeof both, place, barrier, rank);
+    send_bytes(both, sizeof both, place, barrier, to);
 }
 static void deliver(const Message& message) {
     Block& to = blocks[message.rank];

@@ -20,8 +20,19 @@
 // Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads. What a step needs of
 // global memory is read one step before; what it gives is stored after the messages are on their way.
 
-// Threads of a block, at most, with so many registers of weights.
-__device__ constexpr unsigned most_threads(unsigned held) { return held <= 64 ? 512 : held <= 96 ? 384 : 256; }
+// Threads of a block, at most, so that registers suffice: for so many parts of weights, for sums of eight rows that FMA
+// units have there, and for all cells but the first.
+template <typename P, typename S>
+__device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
+    unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 48 : 0) + cells;
+    return held <= 64 ? 512 : held <= 96 ? 384 : 256;
+}
+
+// Cells of a thread, at most.
+__device__ constexpr unsigned cells_forward(int NT, int KS) { return 2 * NT > KS ? 2 * NT / KS : 1; }
+__device__ constexpr unsigned cells_backward(int C, int NT, int KS, int GROUPS) {
+    return 8 * NT * GROUPS > C * KS ? 8 * NT * GROUPS / (C * KS) : 1;
+}
 
 // Who a thread is. CELLS of its warp, 8 units of 4 rows each: number k is `warps` further than the one before.
 template <int C, int NT>
@@ -54,10 +65,10 @@ struct Cell {
 
 template <typename S, typename P, int C, int NT, int KS, int HELD>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads(HELD * Part<P, S>::PIECES * 4), 1) cluster_forward(
+    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) - 1)), 1) cluster_forward(
         const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
         int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = 2 * NT > KS ? 2 * NT / KS : 1;
+    constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
     constexpr unsigned PIECES = LANES / PER_LANE;  // of 16 bytes, of a warp's h
     const Self<C, NT> self(N, H, U);
     const unsigned groups = U / 8, group = self.warp % groups, part = self.warp / groups, lane = self.lane;
@@ -84,34 +95,43 @@ __global__ void __cluster_dims__(C, 1, 1)
         unsigned place = k / PER_LANE, tile = place / LANES;
         unsigned unit = tile / NT * per_chunk<P>() + place % 4 * PER_LANE + k % PER_LANE;
         unsigned row = (blockIdx.x / C * NT + tile % NT) * ROWS + place % LANES / 4;
-        first[k] = unit < H && row < N ? h0[size_t(row) * H + unit] : S();
+        first[k] = unit < H && row < N ? rounded(P(), h0[size_t(row) * H + unit]) : S();
     }
     Cell cell[CELLS];
     float c_t[CELLS], next[CELLS][GATES];
-    const size_t step = size_t(N) * H;
-    auto prefetch = [&](unsigned t) {
+    const size_t step = size_t(N) * H, c_step = kept ? step : 0;
+    auto prefetch = [&](bool needed) {  // from where the cells' gates will be
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
             for (unsigned j = 0; j < GATES; ++j)
-                next[k][j] = t < T && cell[k].exists ? gates[t * GATES * step + cell[k].gate + j * H] : 0;
+                next[k][j] = needed && cell[k].exists ? gates[cell[k].gate + j * H] : 0;
     };
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k) {
         cell[k] = Cell(self, k);
         c_t[k] = cell[k].exists ? c0[cell[k].state] : 0;
     }
-    prefetch(0);
+    prefetch(true);
+    // Whom a lane sends its piece of h.
+    constexpr unsigned SENDS = C * PIECES / LANES > 1 ? C * PIECES / LANES : 1;
+    const unsigned piece = lane % PIECES;
+    Remote remotes[SENDS];
+#pragma unroll
+    for (unsigned j = 0; j < SENDS; ++j) remotes[j] = remote((lane / PIECES + j * (LANES / PIECES) + self.rank) % C);
     all_sync<C>();
 
     for (unsigned t = 0; t < T; ++t) {
         float a[CELLS][GATES];
         S new_h[CELLS];
+        Sixteen* told = rows + t % 2 * size;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
             for (unsigned j = 0; j < GATES; ++j) a[k][j] = next[k][j];
-        prefetch(t + 1);
+        float* step_gates = gates;
+        gates += GATES * step;
+        prefetch(t + 1 < T);
         if (C > 1 && t > 0) mail.receive(t - 1);
         {
             auto product = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
@@ -137,32 +157,33 @@ __global__ void __cluster_dims__(C, 1, 1)
             }
             forward_cell(a[k], c_t[k], 1, a[k], c_t[k], new_h[k]);
             unsigned unit = self.rank * U + cell[k].unit;
-            S sent = unit < H ? new_h[k] : S();
+            S message = unit < H ? rounded(P(), new_h[k]) : S();
             if (C == 1) {
-                Sixteen* place = rows + t % 2 * size + place_of<P, NT>(cell[k].row, unit / PER_LANE * PER_LANE);
-                reinterpret_cast<S*>(place)[unit % PER_LANE] = sent;
+                Sixteen* place = told + place_of<P, NT>(cell[k].row, unit / PER_LANE * PER_LANE);
+                reinterpret_cast<S*>(place)[unit % PER_LANE] = message;
             } else if (t + 1 < T) {
-                reinterpret_cast<S*>(own)[lane] = sent;
+                reinterpret_cast<S*>(own)[lane] = message;
                 __syncwarp();
-                for (unsigned j = lane; j < C * PIECES; j += LANES) {
-                    unsigned piece = j % PIECES, to = (j / PIECES + self.rank) % C;
-                    unsigned row = cell[k].row - lane / 8 + piece * PER_LANE / 8;
-                    unsigned first_unit = unit - lane % 8 + piece * PER_LANE % 8;
-                    send(own[piece], rows + t % 2 * size + place_of<P, NT>(row, first_unit), mail.of(t), to);
-                }
-                __syncwarp();  // all have sent what `own` held
+                unsigned row = cell[k].row - lane / 8 + piece * PER_LANE / 8;
+                unsigned first_unit = unit - lane % 8 + piece * PER_LANE % 8;
+                Sixteen v = own[piece], *place = told + place_of<P, NT>(row, first_unit);
+#pragma unroll
+                for (unsigned j = 0; j < SENDS; ++j)
+                    if (lane < C * PIECES) send(v, place, mail.of(t), remotes[j]);
+                __syncwarp();  // all have read what `own` held
             }
         }
         if (C == 1) __syncthreads();
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
             if (cell[k].exists) {
-                h[t * step + cell[k].state] = new_h[k];
+                h[cell[k].state] = new_h[k];
                 if (kept)
 #pragma unroll
-                    for (unsigned j = 0; j < GATES; ++j) gates[t * GATES * step + cell[k].gate + j * H] = a[k][j];
-                if (kept || t == T - 1) c[(kept ? t * step : 0) + cell[k].state] = c_t[k];
+                    for (unsigned j = 0; j < GATES; ++j) step_gates[cell[k].gate + j * H] = a[k][j];
+                if (kept || t == T - 1) c[cell[k].state] = c_t[k];
             }
+        h += step, c += c_step;
     }
 }
 
@@ -170,12 +191,11 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 template <typename S, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads(HELD * GROUPS * Part<P, S>::PIECES * 4), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, ALL = 8 * NT * GROUPS;
-    constexpr unsigned CELLS = ALL > SHARES ? ALL / SHARES : 1;
+    constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
     const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = SHARES * U * TALL;
@@ -199,22 +219,23 @@ __global__ void __cluster_dims__(C, 1, 1)
     }
     for (unsigned k = threadIdx.x; k < 2 * rows_size; k += blockDim.x) rows[k] = {};
     Cell cell[CELLS];
+    long long outside[CELLS];  // where the gradient of h from outside is
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
     const size_t step = size_t(N) * H;
+    gates += T * GATES * step, da += T * GATES * step, c += (T - 1) * step;
     auto prefetch = [&](unsigned t) {  // of step t - 1
+        gates -= GATES * step, c -= step;
+        const float* prev = t > 1 ? c : c0;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k) {
             bool needed = t > 0 && cell[k].exists;
-            const float* prev = t > 1 ? c + (t - 2) * step : c0;
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j)
-                gate[k][j] = needed ? gates[(t - 1) * GATES * step + cell[k].gate + j * H] : 0;
+            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? gates[cell[k].gate + j * H] : 0;
             prev_c[k] = needed ? prev[cell[k].state] : 0;
-            unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
-            long long place = (t - 1) * by_step + row * by_outer_row + unit * by_unit;
+            outside[k] -= by_step;
             from_outside[k] = !needed || !outer ? 0
-                              : wide            ? static_cast<const float*>(outer)[place]
-                                                : widen(static_cast<const S*>(outer)[place]);
+                              : wide            ? static_cast<const float*>(outer)[outside[k]]
+                                                : widen(static_cast<const S*>(outer)[outside[k]]);
         }
     };
     // The gradient of h that comes from the step after. Rows of a unit are swapped by fours so that lanes meet no one in
@@ -230,9 +251,22 @@ __global__ void __cluster_dims__(C, 1, 1)
     for (unsigned k = 0; k < CELLS; ++k) {
         cell[k] = Cell(self, k);
         dc_t[k] = cell[k].exists ? dc[cell[k].state] : 0;
-        c_t[k] = cell[k].exists ? c[(T - 1) * step + cell[k].state] : 0;
+        c_t[k] = cell[k].exists ? c[cell[k].state] : 0;
+        unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
+        outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
     }
     prefetch(T);
+    // Whose units a set of columns are (all 8 of one block), and where shares of them lie.
+    Remote owner[GROUPS][4];
+    unsigned share_at[GROUPS][4];
+#pragma unroll
+    for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp)
+#pragma unroll
+        for (unsigned set = 0; set < 4; ++set) {
+            unsigned first = unit_of(of_warp, set), unit = first % U + self.g;
+            owner[of_warp][set] = remote(first / U < C ? first / U : 0);
+            share_at[of_warp][set] = ((self.rank * KS + part) * U + unit) * TALL + (2 * self.t ^ (unit & 4));
+        }
     all_sync<C>();
 
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
@@ -255,7 +289,8 @@ __global__ void __cluster_dims__(C, 1, 1)
                 else if (cell[k].exists) dh_t[k] += dh[cell[k].state];
                 backward_cell(dh_t[k], slopes[k], 1, dc_t[k], values[k]);
                 Sixteen four;
-                for (unsigned j = 0; j < GATES; ++j) four.word[j] = cell[k].exists ? bits_from_float(values[k][j]) : 0;
+                for (unsigned j = 0; j < GATES; ++j)
+                    four.word[j] = cell[k].exists ? bits_from_float(rounded(P(), values[k][j])) : 0;
                 da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
             }
         }
@@ -267,24 +302,23 @@ __global__ void __cluster_dims__(C, 1, 1)
                 weights[of_warp], da_t + part * NT * LANES, KS * NT * LANES, count);
 #pragma unroll
             for (unsigned set = 0; set < 4; ++set) {
-                unsigned first = unit_of(of_warp, set), to = first / U;  // one block owns all 8 units
-                if (to >= C) continue;
-                unsigned place = ((self.rank * KS + part) * U + first % U + self.g) * TALL + (2 * self.t ^ (self.g & 4));
-                float* share = shares + number % 2 * size + place;
+                if (unit_of(of_warp, set) >= C * U) continue;
+                float* share = shares + number % 2 * size + share_at[of_warp][set];
 #pragma unroll
                 for (unsigned n = 0; n < NT; ++n) {
                     float v = sums.of(n, set, 0), w = sums.of(n, set, 1);
-                    if (C > 1) send(v, w, share + n * ROWS, mail.of(number), to);
+                    if (C > 1) send(v, w, share + n * ROWS, mail.of(number), owner[of_warp][set]);
                     else share[n * ROWS] = v, share[n * ROWS + 1] = w;
                 }
             }
         }
         if (C == 1) __syncthreads();
+        da -= GATES * step;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
             if (cell[k].exists)
 #pragma unroll
-                for (unsigned j = 0; j < GATES; ++j) da[t * GATES * step + cell[k].gate + j * H] = values[k][j];
+                for (unsigned j = 0; j < GATES; ++j) da[cell[k].gate + j * H] = values[k][j];
     }
     if (C > 1) mail.receive(T - 1);
 #pragma unroll

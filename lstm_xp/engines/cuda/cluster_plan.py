@@ -22,10 +22,12 @@ PORTABLE = 8
 TILES = 1, 2
 # kernel -> warps that share the depth of a product.
 PARTS = {"cluster_forward": (1, 2, 4), "cluster_backward": (1, 2, 4, 8)}
+# kernel -> cells of a thread, at most.
+MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
 # Parts of the weights that a lane keeps in registers: as many as there are, or fit.
 HELD = 8, 6, 4, 2, 1
 # Registers of weights -> threads of a block, at most; as in cluster.cu.
-THREADS = {64: 512, 96: 384, 128: 256}
+THREADS = {64: 512, 96: 384, 176: 256}
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
@@ -87,6 +89,13 @@ class Cut(NamedTuple):
         return 32 * self.warps
 
     @property
+    def cells(self):
+        """Of a thread, at most."""
+        if self.backward:
+            return max(1, 8 * self.tiles * self.groups // (self.blocks * self.parts))
+        return max(1, 2 * self.tiles // self.parts)
+
+    @property
     def pieces(self):
         """Times 16 bytes, of the weights of a lane for one chunk."""
         return 4 * WEIGHT_BYTES[self.stored] // ITEM_BYTES[self.product]
@@ -94,7 +103,8 @@ class Cut(NamedTuple):
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        held = 4 * self.held * self.groups * self.pieces
+        more = (48 if self.product == "Ieee" else 0) + (24 if self.backward else 8) * (self.cells - 1)
+        held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
 
     @property
@@ -121,7 +131,8 @@ class Cut(NamedTuple):
     @property
     def fits(self):
         """Whether a block has the memory, and a lane the registers."""
-        return self.held <= self.chunks and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
+        there_are = self.held <= self.chunks and self.cells <= MOST_CELLS[self.kernel]
+        return there_are and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
 
     @property
     def expression(self):
@@ -195,8 +206,9 @@ def cuts(kernel, stored, product, N, H):
     """One direction with every cluster and division of the depth, and as many weights in registers as can be had."""
     tiles = TILES[:1] if product in ("Ieee", "Tf32x3") or N <= ROWS else TILES
     for blocks, count, parts in product_of(BLOCKS, tiles, PARTS[kernel]):
-        groups = 2 if kernel == "cluster_backward" and blocks * 8 * -(-H // (8 * blocks)) > 512 else 1
-        every = (Cut(kernel, stored, product, blocks, count, parts, held, groups, N, H) for held in HELD)
+        # Twice 32 columns for each warp only where there would be too many warps.
+        most = (1, 2) if kernel == "cluster_backward" and blocks == BLOCKS[-1] else (1,)
+        every = (Cut(kernel, stored, product, blocks, count, parts, held, groups, N, H) for groups in most for held in HELD)
         yield from islice((cut for cut in every if cut.fits), 1)
 
 

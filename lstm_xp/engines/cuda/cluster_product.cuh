@@ -21,6 +21,13 @@ struct Tf32x3 {  // each factor as the sum of two: all but the product of the sm
     }
 };
 
+// A value of a row, as whoever writes it rounds it, once for all who read.
+template <typename P, typename V>
+__device__ inline V rounded(P, V v) {
+    return v;
+}
+__device__ inline float rounded(Tf32, float v) { return float_from_bits(tf32_from_float(v)); }
+
 // Weights
 
 // Of one chunk, what a lane has: PER_LANE values of the depth for each of the columns g, 8 + g, 16 + g, 24 + g.
@@ -106,6 +113,7 @@ struct Weights {
 template <typename P, int NT, int CHAINS>
 struct Sums {
     static constexpr unsigned TILES = NT;
+    static constexpr bool SPREAD = false;
     float d[NT][2][CHAINS][4];
 
     __device__ float of(unsigned n, unsigned set, unsigned j) const {
@@ -117,10 +125,7 @@ struct Sums {
         Sixteen part[NT];
         __device__ Rows(const Sixteen* rows) {
 #pragma unroll
-            for (unsigned n = 0; n < NT; ++n) {
-                part[n] = rows[n * LANES + threadIdx.x % LANES];
-                for (unsigned w = 0; w < 4; ++w) part[n].word[w] = P::operand(part[n].word[w]);
-            }
+            for (unsigned n = 0; n < NT; ++n) part[n] = rows[n * LANES + threadIdx.x % LANES];
         }
     };
     template <typename S>
@@ -140,6 +145,7 @@ struct Sums {
 template <int CHAINS>
 struct Sums<Ieee, 1, CHAINS> {
     static constexpr unsigned TILES = 1;
+    static constexpr bool SPREAD = true;
     float d[4][ROWS];
 
     __device__ float of(unsigned, unsigned set, unsigned j) const { return d[set][j]; }
