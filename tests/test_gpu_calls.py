@@ -158,8 +158,10 @@ def test_errors_of_the_device_end_the_process_and_others_do_not(stand_in):
 
 def test_everything_is_compiled_ahead():
     found = compiling.tasks(Cuda())
-    problems = {tuple(task[2:]) for task in found if task[0] == "problem"}
-    assert problems == {(name, kind) for name in engines.candidates("cupy") for kind in sizes.KINDS}
+    for what in ("run", "prove"):
+        problems = {tuple(task[2:]) for task in found if task[0] == what}
+        assert problems == {(name, kind) for name in engines.candidates("cupy") for kind in sizes.KINDS}
+    assert {task[3] for task in found if task[0] == "compare"} == set(sizes.KINDS)
     files = {task[1]: task[4] for task in found if task[0] == "kernel"}
     assert files == {cluster_plan.FILES: False, grid.FILES: True, replay.FILES: False, pointwise.FILES: False}
     assert len(found) > 100
@@ -167,7 +169,7 @@ def test_everything_is_compiled_ahead():
 
 def test_what_cannot_be_compiled_is_said():
     (record, *failed) = compiling.run({}, Host())
-    assert record["tasks"] == 1
+    assert record["tasks"] == 3
     assert not failed
     assert compiling.do(["kernel", ("no such file",), "kernel"])
 

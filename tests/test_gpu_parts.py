@@ -147,6 +147,9 @@ def test_same_bits_are_bits():
     nan = np.full((2, 2), np.nan)
     assert comparing.same_bits(nan, nan.copy(), np)
     assert comparing.same_bits(np.ones((4, 3)).T, np.ones((3, 4)), np)
+    assert comparing.same_bits(np.ones((2, 3), np.float16), np.ones((2, 3), np.float16), np)
+    assert not comparing.same_bits(np.ones((2, 3)), np.ones((3, 2)), np)
+    assert not comparing.same_bits(zeros, np.zeros((2, 3)), np)
 
 
 # Times, on the CPU

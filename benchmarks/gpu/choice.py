@@ -27,10 +27,10 @@ def add(result, file, source):
     """
     device = _device(result, source)
     wrong = {record.get("engine") or record.get("contender") for record in result["records"] if record.get("wrong")}
-    times = {}
+    ours, times = set(engines.candidates("cupy")) - set(engines.ANY_LIBRARY), {}
     for record in result["records"]:
         name = record.get("contender")
-        if record["part"] == "engines" and name in engines.candidates("cupy") and "median_s" in record:
+        if record["part"] == "engines" and name in ours and "median_s" in record:
             times.setdefault((record["kind"], record["what"], *record["size"]), {})[name] = record["median_s"]
     found = []
     for (kind, what, N, _, _, H), taken in times.items():
@@ -54,7 +54,7 @@ def add(result, file, source):
 def as_text(table):
     """The table as JSON, with one line for each point."""
     text = json.dumps(table, indent=1)
-    return re.sub(r'\{[^{}]*"engines"[^{}]*\}', lambda point: " ".join(point[0].split()), text) + "\n"
+    return re.sub(r'\{[^{}]*"engines"[^{}]*\}', lambda point: json.dumps(json.loads(point[0])), text) + "\n"
 
 
 def _device(result, source):

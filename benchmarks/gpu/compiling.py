@@ -1,7 +1,8 @@
 """Compile ahead, in as many processes as there are cores: what takes a second when it is used first lies on disk then.
 
 The engines' kernels are compiled one by one; CuPy's own, for the arithmetic of arrays, by a small problem with each
-engine in each kind of numbers. All of them come into CuPy's cache, where every later process finds them.
+engine in each kind of numbers, and by comparing its results: first one without the other, so that not all processes
+compile the same. All kernels come into CuPy's cache, where every later process finds them.
 """
 
 import multiprocessing
@@ -13,7 +14,7 @@ from lstm_xp import engines
 from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
 
 from ..worker import one_line
-from . import correctness, sizes
+from . import comparing, correctness, sizes
 from .places import open_place
 
 MOST_PROCESSES = 16
@@ -37,19 +38,20 @@ def run(unit, place):
 
 
 def tasks(place):
-    """What each process is asked for, the longest first: small problems, then kernels."""
+    """What the processes are asked for, one after the other: what takes long first, what needs it all last."""
     names = engines.candidates(place.library)
     if place.rehearsal:
-        return [["problem", place.name, names[-1], "float32"]]
-    problems = [["problem", place.name, name, kind] for kind in sizes.KINDS for name in names]
-    kernels_of = {
+        return [[task, place.name, names[-1], "float32"] for task in ("run", "compare", "prove")]
+    every = [[place.name, name, kind] for name in reversed(names) for kind in sizes.KINDS]
+    compared = [["compare", place.name, names[-1], kind] for kind in sizes.KINDS]
+    several = {
         cluster_plan.FILES: (cluster_plan.expressions(), False),
         grid.FILES: (grid_plan.expressions(), True),
         replay.FILES: (plan.expressions(), False),
     }
-    found = [["kernel", files, name, None, cooperative]
-             for files, (names, cooperative) in kernels_of.items() for name in names]  # fmt: skip
-    return [*problems, ["kernel", pointwise.FILES, pointwise.EXPRESSIONS[0], pointwise.EXPRESSIONS, False], *found]
+    ours = [["kernel", files, name, None, whole] for files, (names, whole) in several.items() for name in names]
+    ours += [["kernel", pointwise.FILES, pointwise.EXPRESSIONS[0], pointwise.EXPRESSIONS, False]]
+    return [*compared, *(["run", *each] for each in every), *ours, *(["prove", *each] for each in every)]
 
 
 def do(task):
@@ -59,8 +61,24 @@ def do(task):
         if what == "kernel":
             kernels.function(*arguments).kernel.ptr  # noqa: B018  reading it compiles
         else:
-            place, engine, kind = arguments
-            correctness.run({"size": SIZE, "engine": engine, "kind": kind}, open_place(place))
+            _use(what, *arguments)
     except Exception as error:
         return one_line(error)
     return ""
+
+
+def _use(what, place, engine, kind):
+    place = open_place(place)
+    if what == "prove":
+        correctness.run({"size": SIZE, "engine": engine, "kind": kind}, place)
+    elif not correctness.refusal(engine, kind, SIZE, place):
+        drawn = comparing.draw(SIZE, "float32")
+        arrays = {name: place.array(value, kind) for name, value in drawn.items()}
+        if what == "run":
+            comparing.run(arrays, engine=engine, precision=sizes.KINDS[kind].precision)
+        else:
+            comparing.shares(
+                arrays, {name: place.array(value) for name, value in drawn.items()}, "float64", 1, place.xp
+            )
+            comparing.changed(arrays, {name: array.copy() for name, array in arrays.items()}, place.xp)
+        place.synchronize()
