@@ -18,7 +18,7 @@ TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 # What compute-sanitizer exits with if it found something: nobody else does.
 FOUND = 86
 # Every tool looks at every engine in a process of its own, all at the same time, and each for so long.
-SECONDS = 25
+SECONDS = 30
 PATIENCE = SECONDS + 10.0
 
 
