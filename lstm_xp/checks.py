@@ -103,12 +103,12 @@ def one_library(function, arrays):
     """Check that the named arrays share one library, one floating dtype and one device; return xp and the device."""
     arrays = {name: array for name, array in arrays.items() if array is not None}
     first = next(iter(arrays.values()))
+    found = _alike(first, arrays.values())
+    if found:  # at a glance: nearly every call is this
+        return found
     types = {}
     for name, array in arrays.items():
         types.setdefault(type(array), name)
-    usual = list(types) == [np.ndarray] and dtype_name(first.dtype) in COMPUTE_DTYPE
-    if usual and all(array.dtype is first.dtype for array in arrays.values()):  # at a glance: nearly every call is this
-        return np, "cpu"
     for kind, name in types.items():
         if kind is np.ndarray:
             continue
@@ -152,6 +152,21 @@ def one_library(function, arrays):
             f"arrays on that one; call it inside of: with cupy.cuda.Device({place.id})."
         )
     return xp, place
+
+
+def _alike(first, arrays):
+    """xp and the device of NumPy's or CuPy's arrays that pass `one_library` without a closer look; else None."""
+    kind, dtype = type(first), first.dtype if hasattr(first, "dtype") else None
+    if any(type(array) is not kind or array.dtype is not dtype for array in arrays):
+        return None
+    if kind is np.ndarray and dtype_name(dtype) in COMPUTE_DTYPE:
+        return np, "cpu"
+    if kind.__module__ == "cupy" and dtype_name(dtype) in COMPUTE_DTYPE:
+        xp = namespace(first)
+        place = xp.cuda.Device()
+        if all(array.device == place for array in arrays):
+            return xp, place
+    return None
 
 
 def shapes(function, arrays, rules, context):

@@ -19,8 +19,9 @@ from .checks import Array
 from .records import SequenceCache, SequenceGradients
 from .timeline import Timeline, rows_of
 
-# Without training, so many pre-activations are held at a time.
-CHUNK = 1 << 22
+# Without training, so many pre-activations are held at a time. CuPy's engines have launches for each chunk, which read
+# the weights anew: there it is more, 256 MB of float32.
+CHUNK, DEVICE_CHUNK = 1 << 22, 1 << 26
 
 
 def lstm_forward(
@@ -134,7 +135,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     chosen = engines.choose(engine, problem)
     at_once = hasattr(chosen, "layer")
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
-    timeline = Timeline.of(x, lengths, reverse, xp)
+    timeline = Timeline(N, T, lengths, reverse, xp, problem.device)
     wide, narrow = conversions(x, xp)
     start_h, start_c, h, c = _states(h0, c0, (N, H), wide, narrow, timeline, x)
     h_n, c_n = h, c
@@ -143,7 +144,11 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
 
     def advance(start, stop, prev_h, prev_c):
         """Stages one and two for the steps start..stop."""
-        steps = wide(timeline.steps(x, start, stop))
+        steps = timeline.steps(x, start, stop)
+        if hasattr(chosen, "inputs"):
+            a = chosen.inputs(steps, Wx, b)
+            return chosen.forward(_saturate_padding(a, timeline, start, xp), prev_h, prev_c, Wh, keep=keep)
+        steps = wide(steps)
         if at_once:
             left = None if lengths is None else lengths - start
             return chosen.layer(steps, prev_h, prev_c, wide(Wx), Wh, None if b is None else wide(b), left, keep=keep)
@@ -162,7 +167,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         h = timeline.restore(h)
     else:
         output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
-        for start, stop in _chunks(T, N, H):
+        for start, stop in _chunks(T, N, H, problem.array_library):
             part, last_c, all_c, _ = advance(start, stop, h, c)
             h, c = part[-1, ...], last_c
             h_n = timeline.last(part, h_n, start)
@@ -170,8 +175,8 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
             timeline.put(part, output, start)
         h = xp.permute_dims(output, (1, 0, 2))
 
-    h_n = _copy(timeline.where_empty(start_h, h_n), xp)
-    c_n = _copy(narrow(timeline.where_empty(start_c, c_n)), xp)
+    h_n, c_n = timeline.where_empty(start_h, h_n), timeline.where_empty(start_c, c_n)
+    h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in (h_n, c_n))
     kept = (None,) * 8
     if training:
         kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))
@@ -271,12 +276,13 @@ def lstm_backward(
     wide, narrow = conversions(x, xp)
     _, _, h0, c0 = _states(cache.h0, cache.c0, (N, H), wide, narrow, timeline, x)
 
-    # What the gradients of the final state come to where no step lies between it and the initial state.
-    through_h = xp.zeros_like(c0) if dh_n is None else wide(dh_n)
-    through_c = xp.zeros_like(c0) if dc_n is None else wide(dc_n)
+    def straight(dstate):
+        """What the gradient of a final state comes to where no step lies between it and the initial state."""
+        return xp.zeros_like(c0) if dstate is None else wide(dstate)
+
     if N == 0 or T == 0:
         zeros = [xp.zeros_like(v) for v in (x, Wx, Wh, Wh[0, ...])]
-        dh0, dc0 = _copy(narrow(through_h), xp), _copy(narrow(through_c), xp)
+        dh0, dc0 = (xp.astype(straight(v), x.dtype, copy=True) for v in (dh_n, dc_n))
         return SequenceGradients(zeros[0] if need_dx else None, dh0, *zeros[1:], dc0)
 
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
@@ -284,13 +290,14 @@ def lstm_backward(
     engine = engines.load(cache.engine, cache.precision)
     product = engines.product(engine)
     da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
-    dh0, dc0 = timeline.where_empty(through_h, dh0), timeline.where_empty(through_c, dc0)
+    if timeline.lengths is not None:
+        dh0, dc0 = timeline.where_empty(straight(dh_n), dh0), timeline.where_empty(straight(dc_n), dc0)
 
-    flat = rows_of(da, xp)
-    steps, states = wide(timeline.steps(x)), wide(timeline.steps(cache.h))
+    flat, steps, states = rows_of(da, xp), timeline.steps(x), timeline.steps(cache.h)
     if hasattr(engine, "weight_gradients"):
-        dWx, dWh, db = engine.weight_gradients(steps, wide(h0), states, da)
+        dWx, dWh, db = engine.weight_gradients(steps, h0, states, da)
     else:
+        steps, states = wide(steps), wide(states)
         # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
         prev_h = xp.concat([wide(h0)[None, ...], states[:-1, ...]])
         dW = product(rows_of(xp.concat([steps, prev_h, xp.ones_like(prev_h[..., :1])], axis=-1), xp).T, flat)
@@ -351,6 +358,8 @@ def explain(
 def _states(h0, c0, shape, wide, narrow, timeline, x):
     """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
     xp = timeline.xp
+    if h0 is not None and c0 is not None and timeline.lengths is None:
+        return h0, wide(c0), h0, wide(c0)
     zeros = xp.zeros(shape, dtype=checks.compute_dtype(x, xp), device=timeline.device)
     start_h = narrow(zeros) if h0 is None else h0
     start_c = zeros if c0 is None else wide(c0)
@@ -381,10 +390,7 @@ def _saturate_padding(a, timeline, start, xp):
     return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))
 
 
-def _chunks(T, N, H):
-    size = max(1, CHUNK // (4 * N * H))
+def _chunks(T, N, H, library):
+    most = DEVICE_CHUNK if library == "cupy" else CHUNK
+    size = max(1, most // (4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]
-
-
-def _copy(v, xp):
-    return xp.astype(v, v.dtype, copy=True)

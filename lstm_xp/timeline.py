@@ -36,7 +36,9 @@ class Timeline(NamedTuple):
                 v = v[self._row()[None, :], place, :]
         else:
             v = xp.permute_dims(v, (1, 0, 2))
-            v = xp.flip(v[self.T - stop : self.T - start, ...], axis=0) if self.reverse else v[start:stop, ...]
+            if stop - start < self.T:
+                v = v[self.T - stop : self.T - start, ...] if self.reverse else v[start:stop, ...]
+            v = xp.flip(v, axis=0) if self.reverse else v
         return self.zero_padding(v, start)
 
     def restore(self, v):

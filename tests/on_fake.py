@@ -43,7 +43,14 @@ def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes)
 
 def forget():
     """What is kept of a fake CuPy is kept for no other."""
-    of_devices = cupy_fused.obstacle, cupy_step._count, cupy_cluster._kernel, cupy_grid._chip, grid._report
+    of_devices = (
+        cupy_fused.obstacle,
+        cupy_step._count,
+        cupy_cluster._kernel,
+        cupy_cluster._settled,
+        cupy_grid._chip,
+        grid._report,
+    )
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
     replay.forget()

@@ -182,7 +182,8 @@ def whole(cuda_engine):
 
         return run
 
-    parts = {name: taking(getattr(cuda_engine, name)) for name in ("forward", "backward", "product")}
+    names = "forward", "backward", "inputs", "weight_gradients", "product"
+    parts = {name: taking(getattr(cuda_engine, name)) for name in names}
     return SimpleNamespace(name="fake", refuses=lambda problem: "", declines=lambda problem: "", **parts)
 
 

@@ -64,12 +64,15 @@ def test_products_are_in_the_table_of_cublas():
         assert one["lda"] >= (one["k"] if one["transa"] else one["m"])
         assert one["ldb"] >= (one["n"] if one["transb"] else one["k"])
         assert one["ldc"] >= one["m"]
-    # Half types as they are, in IEEE terms; what is float32 as TF32, which was asked for.
+    # Half types as they are, in IEEE terms; what is float32 as TF32, which was asked for, but for sums.
     assert kinds == {
         (FLOAT16, FLOAT16, FLOAT32, 68),
         (BFLOAT16, BFLOAT16, FLOAT32, 68),
         (FLOAT32, FLOAT32, FLOAT32, 77),
+        (FLOAT32, FLOAT32, FLOAT32, 68),
     }
+    assert {one["m"] for one in products if (one["Atype"], one["compute"]) == (FLOAT32, 68)} == {4 * 33}
+    assert {one["n"] for one in products if (one["Atype"], one["compute"]) == (FLOAT32, 68)} == {1}
 
 
 def test_all_goes_to_the_current_stream():

@@ -17,6 +17,7 @@ and, if they have something better than the reference engine's,
     layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) of
         -> h, c_n, c, gates                         the compute dtype, zeros behind the lengths, which are N integers
                                                     or None; without `keep`, memory beside h does not grow with T
+    inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
@@ -26,8 +27,9 @@ and, if they have something better than the reference engine's,
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
                                                     module itself is the one for 'ieee'
 
-a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do da, dh0 and dc0; h0, Wh, h, dh, dh_n and
-dc_n have the caller's. h is rounded to the caller's dtype at every step, and it is the rounded one that goes on.
+a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned; h0, Wh,
+h, dh, dh_n and dc_n have the caller's, as have x, Wx and b where nothing else is said. h is rounded to the caller's
+dtype at every step, and it is the rounded one that goes on.
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
 nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.

@@ -13,12 +13,13 @@ which has its range and the digits of float16. float32: products on FMA units ('
 products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
+from ..checks import dtype_name
 from . import cupy_fused
-from .cuda import choice, kernels
+from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import TYPES
@@ -61,6 +62,7 @@ class Engine:
     def __init__(self, precision, others):
         # Stages one and three, and single steps of a stream, are others'.
         self.precision, self.product, self.step = precision, others.product, others.step
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -70,7 +72,7 @@ class Engine:
         with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            cut = self._plan(h0.dtype.name, N, H).forward
+            cut = self._plan(h0.dtype, N, H).forward
             _launch(cut, T, *_strided(Wh), gates, c, c0, h, h0, np.int32(keep))
         return h, c[-1], *((c, gates) if keep else (None, None))
 
@@ -85,7 +87,7 @@ class Engine:
             outer, *by = (0, 0, 0, 0) if dh is None else _strided(dh)
             # float32, where gradients of h_n were added to those of a half type
             wide = np.int32(dh is not None and dh.dtype == c.dtype)
-            cut = self._plan(Wh.dtype.name, N, H).backward
+            cut = self._plan(Wh.dtype, N, H).backward
             _launch(cut, T, *_strided(Wh), gates, c, c0, outer, wide, *by, da, dh_t, dc_t)
         return da, dh_t, dc_t
 
@@ -93,12 +95,13 @@ class Engine:
         """On the current device."""
         from cupy.cuda import Device
 
-        return plan(dtype, self.precision, N, H, Device().attributes["MultiProcessorCount"])
+        return plan(dtype_name(dtype), self.precision, N, H, Device().attributes["MultiProcessorCount"])
 
 
-IEEE, TF32 = Engine("ieee", cupy_fused.IEEE), Engine("tf32", cupy_fused.TF32)
-TF32X3 = Engine("tf32x3", cupy_fused.IEEE)
-forward, backward, product, step = IEEE.forward, IEEE.backward, IEEE.product, IEEE.step
+IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
+TF32X3 = Engine("tf32x3", stages.IEEE)
+forward, backward = IEEE.forward, IEEE.backward
+inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
 
 
 def at(precision):
@@ -115,10 +118,16 @@ def _launch(cut, T, *arguments):
     """Launch a cut's kernel on the current device and stream; arrays are passed by address."""
     from cupy.cuda import Device
 
-    addresses = (v.data.ptr if hasattr(v, "shape") and v.shape else v for v in arguments)
-    sizes = (np.uint32(size) for size in (T, cut.N, cut.H, cut.units, cut.slots))
-    kernel = _kernel(cut.expression, cut.blocks, Device().id)
-    kernel(cut.grid, (cut.block,), (*addresses, *sizes), shared_mem=cut.shared_bytes)
+    addresses = [v.data.ptr if hasattr(v, "strides") and v.shape else v for v in arguments]
+    kernel, grid, block, shared_bytes, sizes = _settled(cut, Device().id)
+    kernel(grid, block, (*addresses, np.uint32(T), *sizes), shared_mem=shared_bytes)
+
+
+@lru_cache(maxsize=256)
+def _settled(cut, device_id):
+    """What a launch of a cut is made of, for the device that is current."""
+    sizes = tuple(np.uint32(size) for size in (cut.N, cut.H, cut.units, cut.slots))
+    return _kernel(cut.expression, cut.blocks, device_id), cut.grid, (cut.block,), cut.shared_bytes, sizes
 
 
 @cache

@@ -9,7 +9,7 @@ Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, d
 
 from functools import cache
 
-from .cuda import choice, pointwise
+from .cuda import choice, pointwise, stages
 from .cuda.memory import running, working_on
 from .cuda.products import Product
 from .cuda.refusals import refusal
@@ -47,8 +47,10 @@ class Engine:
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
 
-    def __init__(self, precision):
-        self.precision = precision
+    def __init__(self, others):
+        # Stages one and three, and single steps of a stream.
+        self.precision, self.product, self.step = others.precision, others.product, others.step
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -90,35 +92,10 @@ class Engine:
                 through(step)
         return da, dh_t, dc_t
 
-    def product(self, A, B, bias=None):
-        import cupy as cp
 
-        shape = A.shape[0], B.shape[1]
-        with working_on(A.device, f"{name}: products of shape {shape}", shape[0] * shape[1] * A.itemsize):
-            out = cp.empty(shape, A.dtype)
-            if bias is not None:
-                out[...] = bias
-            Product(A, B, out, add=bias is not None, precision=self.precision)()
-        return out
-
-    def step(self, x, h, c, Wx, Wh, b):
-        import cupy as cp
-
-        (N, H), wide = h.shape, "float64" if h.dtype.name == "float64" else "float32"
-        with working_on(x.device, f"{name}: a step's results", 6 * N * H * x.itemsize):
-            gates, next_h, next_c = cp.empty((N, 4 * H), wide), cp.empty((N, H), h.dtype), cp.empty((N, H), wide)
-            if b is not None:
-                gates[...] = b
-            Product(x, Wx, gates, add=b is not None, precision=self.precision)()
-            Product(h, Wh, gates, add=True, precision=self.precision)()
-            prev_c = cp.ascontiguousarray(c, wide)
-            cell = pointwise.launcher("cell_forward", h.dtype.name, N, H)
-            cell(gates.data.ptr, prev_c.data.ptr, next_c.data.ptr, next_h.data.ptr)
-            return next_h, next_c.astype(c.dtype, copy=False)
-
-
-IEEE, TF32 = Engine("ieee"), Engine("tf32")
-forward, backward, product, step = IEEE.forward, IEEE.backward, IEEE.product, IEEE.step
+IEEE, TF32 = Engine(stages.IEEE), Engine(stages.TF32)
+forward, backward = IEEE.forward, IEEE.backward
+inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
 
 
 def at(precision):

@@ -13,7 +13,7 @@ Half types are computed as in `cupy_step`.
 from functools import cache
 
 from . import cupy_fused
-from .cuda import choice, grid
+from .cuda import choice, grid, stages
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES
@@ -52,6 +52,7 @@ class Engine:
     def __init__(self, others):
         # Stages one and three, and single steps of a stream.
         self.precision, self.product, self.step = others.precision, others.product, others.step
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -87,8 +88,9 @@ class Engine:
         return da, dh_t, dc_t
 
 
-IEEE, TF32 = (Engine(others) for others in (cupy_fused.IEEE, cupy_fused.TF32))
-forward, backward, product, step = IEEE.forward, IEEE.backward, IEEE.product, IEEE.step
+IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
+forward, backward = IEEE.forward, IEEE.backward
+inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
 
 
 def at(precision):

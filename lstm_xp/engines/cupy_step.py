@@ -11,7 +11,7 @@ which has its range and the digits of float16. What of float32 is asked for as I
 from functools import cache
 
 from . import cupy_fused
-from .cuda import choice, replay
+from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
 from .cuda.refusals import refusal
@@ -48,6 +48,7 @@ class Engine:
     def __init__(self, others):
         # Stages one and three, and single steps of a stream.
         self.precision, self.product, self.step = others.precision, others.product, others.step
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
 
     def forward(self, a, h0, c0, Wh, *, keep):
         import cupy as cp
@@ -85,8 +86,9 @@ class Engine:
         return plan(dtype, self.precision, N, H, _processors(device))
 
 
-IEEE, TF32 = (Engine(others) for others in (cupy_fused.IEEE, cupy_fused.TF32))
-forward, backward, product, step = IEEE.forward, IEEE.backward, IEEE.product, IEEE.step
+IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
+forward, backward = IEEE.forward, IEEE.backward
+inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
 
 
 def at(precision):

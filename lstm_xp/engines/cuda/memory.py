@@ -1,31 +1,37 @@
 """Arrays on a device: where work goes, and what is said when there is no memory for it."""
 
-from contextlib import contextmanager
-
 # Errors, with their status, of what takes memory beside arrays, whose own is a MemoryError: graphs, modules, cuBLAS.
 FULL = {("CUDARuntimeError", 2), ("CUDADriverError", 2), ("CUBLASError", 3)}
 
 
-@contextmanager
-def working_on(device, what, needed):
+class working_on:  # a generator would take several times as long
     """Work on a device; where its memory does not suffice, say how much was needed, and what to do."""
-    with device:
-        try:
-            yield
-            return
-        except Exception as error:
-            if (
-                not isinstance(error, MemoryError)
-                and (type(error).__name__, getattr(error, "status", None)) not in FULL
-            ):
-                raise
-            from cupy.cuda import runtime
 
-            free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
-    raise MemoryError(
-        f"{what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
-        f"a smaller batch needs less, or training=False where no gradients are wanted."
-    )
+    def __init__(self, device, what, needed):
+        self.device, self.what, self.needed = device, what, needed
+
+    def __enter__(self):
+        self.device.__enter__()
+
+    def __exit__(self, kind, error, traceback):
+        told = _too_little(error) and self._told()
+        self.device.__exit__(kind, error, traceback)
+        if told:
+            raise MemoryError(told) from error
+
+    def _told(self):
+        from cupy.cuda import runtime
+
+        free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
+        return (
+            f"{self.what} need {self.needed / 1e9:.2f} GB on cuda:{self.device.id}, where {free} of {total} are free; "
+            f"a smaller batch needs less, or training=False where no gradients are wanted."
+        )
+
+
+def _too_little(error):
+    """Whether an error is that of too little memory."""
+    return isinstance(error, MemoryError) or (type(error).__name__, getattr(error, "status", None)) in FULL
 
 
 def running(v, like):

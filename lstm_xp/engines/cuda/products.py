@@ -1,5 +1,7 @@
 """Matrix products by cuBLAS, each with its compute type: CuPy's own choice of TF32 holds for the whole process."""
 
+from functools import cache
+
 import numpy as np
 
 # Read by cuBLAS while it is called.
@@ -21,14 +23,13 @@ class Product:
     """
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
-        import cupy
+        from cupy.cuda import device
         from cupy_backends.cuda.libs import cublas
 
         (M, K), N = A.shape, B.shape[1]
-        handle = cupy.cuda.device.get_cublas_handle()
-        compute = _compute_type(cublas, handle, A.dtype.name, out.dtype.name, precision)
-        kind, out_kind = (getattr(cupy.cuda.runtime, DATA_TYPES[v.dtype.name]) for v in (A, out))
-        zero, one = (scalar.ctypes.data for scalar in SCALARS[out.dtype.name])
+        handle = device.get_cublas_handle()
+        kind, out_kind, zero, one = _constants(A.dtype, out.dtype)
+        compute = _compute_type(cublas, handle, kind, out_kind, precision)
         A, turn_A, leading_A = _layout(A)
         B, turn_B, leading_B = _layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
@@ -43,14 +44,30 @@ class Product:
         self._multiply(*self._before, A, *self._between, out, *self._after)
 
 
-def _compute_type(cublas, handle, dtype, out_dtype, precision):
+def multiply(A, B, out, *, add=False, precision="ieee"):
+    """A `Product` that is called once."""
+    Product(A, B, out, add=add, precision=precision)()
+
+
+@cache
+def _constants(dtype, out_dtype):
+    """What cuBLAS calls the dtypes of A and out, and the addresses of 0 and 1."""
+    from cupy.cuda import runtime
+
+    zero, one = (scalar.ctypes.data for scalar in SCALARS[out_dtype.name])
+    return *(getattr(runtime, DATA_TYPES[v.name]) for v in (dtype, out_dtype)), zero, one
+
+
+def _compute_type(cublas, handle, kind, out_kind, precision):
     """IEEE products, unless TF32 was asked for. Products of half types are exact, and summed in float32, in any case.
 
     A handle of which someone asked for faster products overall would give them for COMPUTE_32F, too: not for PEDANTIC.
     """
-    if out_dtype == "float64":
+    from cupy.cuda import runtime
+
+    if out_kind == runtime.CUDA_R_64F:
         return cublas.CUBLAS_COMPUTE_64F
-    if dtype != "float32":
+    if kind != runtime.CUDA_R_32F:
         return cublas.CUBLAS_COMPUTE_32F
     if precision == "tf32":
         return cublas.CUBLAS_COMPUTE_32F_FAST_TF32
@@ -60,11 +77,10 @@ def _compute_type(cublas, handle, dtype, out_dtype, precision):
 
 def _layout(v):
     """A matrix (copied, where cuBLAS cannot read its strides), whether it is read transposed, its leading dimension."""
-    rows, columns = v.shape
-    down, across = (stride // v.itemsize for stride in v.strides)
+    (rows, columns), (down, across), size = v.shape, v.strides, v.itemsize
     # The stride along a side of 1 is any number.
-    if (across == 1 or columns == 1) and (down >= columns or rows == 1):
-        return v, 0, down if rows > 1 else columns
-    if (down == 1 or rows == 1) and (across >= rows or columns == 1):
-        return v, 1, across
+    if (across == size or columns == 1) and (down >= columns * size or rows == 1):
+        return v, 0, down // size if rows > 1 else columns
+    if (down == size or rows == 1) and (across >= rows * size or columns == 1):
+        return v, 1, across // size
     return v.copy(order="C"), 0, columns
