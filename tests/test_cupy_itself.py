@@ -49,8 +49,13 @@ def test_every_engine_dtype_and_order():
     ]
     assert sorted(result["ran"]) == sorted(expected)
     assert result["waits"] == 0
-    # 40 steps forward, and 41 backward, are two graphs each.
-    assert result["graphs"] == [[False, 2], [True, 4]]
+    # cupy_step: 40 steps forward, and 41 backward, are two graphs each; cupy_fused: 32 steps and 8, two nodes each.
+    assert result["graphs"] == [
+        ["cupy_fused", False, 64, 16],
+        ["cupy_fused", True, 64, 16, 64, 16],
+        ["cupy_step", False, 32, 32],
+        ["cupy_step", True, 32, 32, 32, 32],
+    ]
 
 
 def test_products_are_in_the_table_of_cublas():

@@ -14,10 +14,7 @@ def working_on(device, what, needed):
             yield
             return
         except Exception as error:
-            if (
-                not isinstance(error, MemoryError)
-                and (type(error).__name__, getattr(error, "status", None)) not in FULL
-            ):
+            if not is_full(error):
                 raise
             from cupy.cuda import runtime
 
@@ -26,6 +23,11 @@ def working_on(device, what, needed):
         f"{what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
         f"a smaller batch needs less, or training=False where no gradients are wanted."
     )
+
+
+def is_full(error):
+    """Whether an error says that there is no memory."""
+    return isinstance(error, MemoryError) or (type(error).__name__, getattr(error, "status", None)) in FULL
 
 
 def running(v, like):
