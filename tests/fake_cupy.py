@@ -416,7 +416,7 @@ class Library:
 
     def cublasGemmEx(self, handle, *arguments):
         """What is captured was multiplied before, as what is loaded for it; and has a workspace for itself."""
-        used, stream, (*arguments, algorithm) = self.handles[handle], FAKE.streams[-1], arguments
+        used, stream, (*arguments, _) = self.handles[handle], FAKE.streams[-1], arguments
         assert used.device is FAKE.current[-1], "a handle of another device"
         assert used.stream == stream.ptr, "not to the current stream"
         if stream.captured is None:

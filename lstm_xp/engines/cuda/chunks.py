@@ -82,7 +82,7 @@ class Runner:
 
     def prepare(self, count):
         """Capture what so many steps lack."""
-        lacking = set(lengths(count)) - set(self.graphs)
+        lacking = sorted(set(lengths(count)) - set(self.graphs))
         if not lacking:
             return
         with blas.working(self.workspace):

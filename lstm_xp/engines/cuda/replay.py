@@ -96,9 +96,10 @@ _idle, _lock = [], threading.Lock()
 
 @contextmanager
 def leased(steps, make=Runner):
-    """A runner for a pass, made by `make` where none is kept, for this thread on the current device and stream alone, until the `with` ends.
+    """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
 
-    There it goes on being in use for as long as the device works; whoever gets it next on that stream comes after.
+    Where none is kept, one is made. Afterwards it goes on being in use for as long as the device works; whoever gets
+    it next on that stream comes after.
     """
     from cupy import cuda
 
