@@ -21,7 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
@@ -112,6 +112,7 @@ def kernels_on_cpu(request, tmp_path_factory):
         _absent(request.config, "g++", "g++ is not installed")
     parts = {
         "steps": ((*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())),
+        "chunks": (chunks.FILES, ("fill_chunk", *chunks.EXPRESSIONS)),
         "clusters": (cluster_plan.FILES, cluster_plan.expressions()),
         "grids": (grid.FILES, grid_plan.expressions()),
     }

@@ -59,8 +59,9 @@ def every_engine():
                     continue
                 for order in ORDERS:
                     launched = sequence(dtype, engine, precision, **order)
-                    if engine == "cupy_step":
-                        graphs.add((order.get("training", True), sum("graph of 32" in name for name in launched)))
+                    if engine in ("cupy_step", "cupy_fused"):
+                        replayed = [int(name.removeprefix("graph of ")) for name in launched if "graph of" in name]
+                        graphs.add((engine, order.get("training", True), *replayed))
                 ran.append((engine, dtype, precision))
     return {"ran": ran, "graphs": sorted(graphs), "waits": MACHINE.waits}
 

@@ -116,7 +116,7 @@ class Graph:
         assert FAKE.current[-1] is self.device
         FAKE.calls.append(("graph", len(self.launches)))
         for launch in self.launches:
-            FAKE.launch(*launch)
+            launch()
 
 
 class Fake:
@@ -131,6 +131,7 @@ class Fake:
         self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
+        self.library = Library()
 
     @property
     def current(self):
@@ -158,6 +159,7 @@ class Fake:
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
+        cublas.check_status = check_status
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
@@ -256,7 +258,7 @@ class Fake:
                         self.launch(expression, grid, block, arguments)
                 else:
                     assert run.loaded, "a kernel cannot be loaded while a stream captures"
-                    captured.append((expression, grid, block, arguments))
+                    captured.append(partial(self.launch, expression, grid, block, arguments))
 
             run.loaded = False
             kernel = Kernel(run)
@@ -363,8 +365,14 @@ class Fake:
     def gemmEx(
         self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo
     ):  # fmt: skip
-        """C (m, n) = alpha * A @ B + beta * C, columns first, as cuBLAS documents it."""
+        assert self.streams[-1].captured is None, "CuPy calls no cuBLAS while a stream captures"
         assert handle == self.get_cublas_handle(), "a handle of another thread or device"
+        self.multiply(transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute)
+
+    def multiply(
+        self, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute
+    ):  # fmt: skip
+        """C (m, n) = alpha * A @ B + beta * C, columns first, as cuBLAS documents it."""
         types = tuple(BLAS_TYPES[type] for type in (Atype, Btype, Ctype))
         supported = {(name, name, "float32"): (68, 69, 77) for name in ("float16", "bfloat16", "float32")}
         supported["float64", "float64", "float64"] = (70,)
@@ -384,6 +392,52 @@ class Fake:
         with np.errstate(all="ignore"):
             product = (alpha * (right.T @ left.T)).T.astype(inner)
             out[...] = product if beta == 0 else product + inner.type(beta) * out  # unread where beta is 0
+
+
+class Library:
+    """cuBLAS itself, as ctypes has it: its handles, by device, have a stream and a workspace."""
+
+    def __init__(self):
+        self.handles, self.multiplied, self.status = {}, set(), 0
+
+    def cublasCreate_v2(self, handle):
+        handle._obj.value = 5000 + len(self.handles)
+        self.handles[handle._obj.value] = SimpleNamespace(device=FAKE.current[-1], stream=None, workspace=None)
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):
+        self.handles[handle].stream, self.handles[handle].workspace = stream, None
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, address, size):
+        FAKE.view(address, (size,), (1,), np.dtype(np.uint8))
+        self.handles[handle].workspace = address, size
+        return 0
+
+    def cublasGemmEx(self, handle, *arguments):
+        """What is captured was multiplied before, as what is loaded for it; and has a workspace for itself."""
+        used, stream, (*arguments, _) = self.handles[handle], FAKE.streams[-1], arguments
+        assert used.device is FAKE.current[-1], "a handle of another device"
+        assert used.stream == stream.ptr, "not to the current stream"
+        if stream.captured is None:
+            self.multiplied.add(tuple(arguments))
+            FAKE.multiply(*arguments)
+        else:
+            assert tuple(arguments) in self.multiplied, "cuBLAS would load a kernel while a stream captures"
+            assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
+            address, size = used.workspace
+
+            def launch():
+                FAKE.view(address, (size,), (1,), np.dtype(np.uint8))
+                FAKE.multiply(*arguments)
+
+            if not self.status:
+                stream.captured.append(launch)
+        return self.status if stream.captured is not None else 0
+
+
+def check_status(status):
+    raise type("CUBLASError", (RuntimeError,), {"status": status})(f"status {status}")
 
 
 class Pinned(np.ndarray):
@@ -496,6 +550,66 @@ STEPS = {
     "pack": _pack,
     "forward_step": _step,
     "backward_step": partial(_step, backward=True),
+}
+
+
+# The kernels of chunk.cu, likewise.
+
+
+def _fill_chunk(fake, types, grid, block, arguments):
+    assert len(arguments) == 1 + len(CHUNK)
+    assert (grid, block) == ((1,), (1,))
+    chunk = fake.view(arguments[0], (len(CHUNK),), (1,), np.dtype(np.int64))
+    return lambda: np.copyto(chunk, arguments[1:])
+
+
+def _chunk_step(fake, types, grid, block, arguments, backward=False):
+    chunk, product, factor, *sizes = arguments
+    (offset, size, H), (states, wide) = map(int, sizes), (dtype_of(NAMES[type]) for type in types)
+    assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0] or (size, grid) == (0, (1,))
+    if size == 0:
+        return lambda: None
+    N = size // H
+    seen = dict(zip(CHUNK, fake.view(chunk, (len(CHUNK),), (1,), np.dtype(np.int64)).tolist(), strict=True))
+    t = seen["first"] - offset if backward else seen["first"] + offset
+    assert t >= 0
+
+    def look(name, step, width, dtype=wide):
+        return fake.view(seen[name] + step * N * width * dtype.itemsize, (N, width), (width, 1), dtype)
+
+    prev_c = look("c", t - 1 if backward or seen["kept"] else 0, H) if t else look("c0", 0, H)
+    if not backward:
+        product = fake.view(product, (N, 4 * H), (4 * H, 1), wide)
+        next_h = fake.view(factor, (N, H), (H, 1), states)
+        gates, c, h = look("gates", t, 4 * H), look("c", t if seen["kept"] else 0, H), look("h", t, H, states)
+
+        def forward():
+            a = gates + product
+            cell_forward(a, prev_c.copy(), c, h)
+            next_h[...] = h
+            if seen["kept"]:
+                gates[...] = a
+
+        return forward
+    carry, factor = (fake.view(v, (N, K), (K, 1), wide) for v, K in ((product, H), (factor, 4 * H)))
+    outer = np.zeros((N, H), wide)
+    if seen["h"]:
+        start = seen["h"] + t * seen["by_step"] * states.itemsize
+        outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+
+    def run():
+        cell_backward(outer, carry, *rest)
+        factor[...] = rest[-1]
+
+    return run
+
+
+CHUNK = ("first", "gates", "c", "c0", "h", "kept", "da", "dc", "by_step", "by_row", "by_unit")
+STEPS |= {
+    "fill_chunk": _fill_chunk,
+    "chunk_forward": _chunk_step,
+    "chunk_backward": partial(_chunk_step, backward=True),
 }
 
 

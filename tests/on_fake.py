@@ -7,7 +7,7 @@ from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
-from lstm_xp.engines.cuda import grid, kernels, replay
+from lstm_xp.engines.cuda import blas, chunks, grid, kernels, replay
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -31,6 +31,7 @@ def machine_of(monkeypatch, compiled=None, **options):
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
     monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(blas, "library", lambda: machine.library)
     forget()
     return machine
 
@@ -53,7 +54,8 @@ def forget():
     )
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
-    replay.forget()
+    for keeping in (replay, blas, chunks):
+        keeping.forget()
 
 
 def plain(results):

@@ -1,0 +1,72 @@
+// The pointwise part of a step, as pointwise.cu has it, for launches that are replayed from a graph. After cell.cuh.
+//
+//   S  what states are stored as: float16, bfloat16, float, double; backward: what the gradient from outside is
+//   W  what is computed with: float for the half types, else S itself
+//
+// A graph keeps addresses: that of its Chunk, whose words are filled in before each replay, and those of the two
+// factors and the result of its products, (N, H) and (N, 4H), which are the same at every step. `size` is N * H;
+// 4 * N * H is below 2^31. A launch of size 0 does nothing.
+
+struct Chunk {
+    long long first;  // the step of the first launch
+    void* gates;      // (T, N, 4H); forward: in place of the pre-activations
+    void* c;          // (T, N, H), or (N, H) if `kept` is 0
+    const void* c0;
+    void* h;         // forward: h (T, N, H); backward: the gradient of h from outside, of any strides, or null for zeros
+    long long kept;  // forward: whether every step's c and gates are
+    void *da, *dc;   // backward: (T, N, 4H); (N, H), dc_n on the way in, dc0 at the end
+    long long by_step, by_row, by_unit;  // backward: strides of h
+};
+
+__global__ void fill_chunk(
+    Chunk* chunk, long long first, void* gates, void* c, const void* c0, void* h, long long kept, void* da, void* dc,
+    long long by_step, long long by_row, long long by_unit) {
+    *chunk = Chunk{first, gates, c, c0, h, kept, da, dc, by_step, by_row, by_unit};
+}
+
+// product is the h of the step before times Wh, which the pre-activations lack; next_h the factor of the next product.
+template <typename S, typename W>
+__global__ void chunk_forward(
+    const Chunk* chunk, const W* product, S* next_h, unsigned offset, unsigned size, unsigned H) {
+    unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= size) return;
+    long long t = chunk->first + offset, step = t * size;
+    unsigned start = 3 * (place / H) * H + place;  // row * 4H + unit
+    W* gate = static_cast<W*>(chunk->gates) + 4 * step + start;
+    product += start;
+    W a[4] = {gate[0] + product[0], gate[H] + product[H], gate[2 * H] + product[2 * H], gate[3 * H] + product[3 * H]};
+    bool kept = chunk->kept;
+    W* c = static_cast<W*>(chunk->c) + (kept ? step : 0) + place;
+    W prev_c = t == 0 ? static_cast<const W*>(chunk->c0)[place] : c[kept ? -static_cast<long long>(size) : 0];
+    W gates[4];
+    S h;
+    forward_cell(a, prev_c, 1, gates, *c, h);
+    static_cast<S*>(chunk->h)[step + place] = h;
+    next_h[place] = h;
+    if (!kept) return;
+#pragma unroll
+    for (unsigned j = 0; j < 4; ++j) gate[j * H] = gates[j];
+}
+
+// dh_next is the gradient of h from the step after; factor is da once more, where the next product reads it.
+template <typename S, typename W>
+__global__ void chunk_backward(
+    const Chunk* chunk, const W* dh_next, W* factor, unsigned offset, unsigned size, unsigned H) {
+    unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= size) return;
+    long long t = chunk->first - offset, step = t * size;
+    unsigned row = place / H, unit = place - row * H, start = 3 * row * H + place;
+    const W* gate = static_cast<const W*>(chunk->gates) + 4 * step + start;
+    const W gates[4] = {gate[0], gate[H], gate[2 * H], gate[3 * H]};
+    const W* c = static_cast<const W*>(chunk->c) + step + place;
+    W prev_c = t == 0 ? static_cast<const W*>(chunk->c0)[place] : *(c - size);
+    W dh = dh_next[place];
+    if (chunk->h)
+        dh += widen(static_cast<const S*>(chunk->h)[t * chunk->by_step + row * chunk->by_row + unit * chunk->by_unit]);
+    W* da = static_cast<W*>(chunk->da) + 4 * step + start;
+    W values[4];
+    backward_cell(dh, gates, 1, prev_c, *c, static_cast<W*>(chunk->dc)[place], values);
+    factor += start;
+#pragma unroll
+    for (unsigned j = 0; j < 4; ++j) da[j * H] = factor[j * H] = values[j];
+}
