@@ -106,13 +106,18 @@ const unsigned GUARD = 64;  // behind it
 static char* memory_of(Block& block) { return block.memory.data() + 16 - size_t(block.memory.data()) % 16; }
 static char* shared_memory() { return memory_of(*current->block); }
 
-static float __shfl_xor_sync(unsigned, float v, unsigned other) {
+template <typename V>
+static V __shfl_xor_sync(unsigned, V v, unsigned other) {
     float(&brought)[32] = current->block->brought[threadIdx.x / 32];
-    brought[threadIdx.x % 32] = v;
+    brought[threadIdx.x % 32] = same_bits<float>(v);
     __syncwarp();
-    v = brought[threadIdx.x % 32 ^ other];
+    v = same_bits<V>(brought[threadIdx.x % 32 ^ other]);
     __syncwarp();
     return v;
+}
+static bool __any_sync(unsigned, bool said) {
+    for (unsigned apart = 1; apart < 32; apart *= 2) said |= __shfl_xor_sync(0, unsigned(said), apart) != 0;
+    return said;
 }
 
 // What cluster.cuh says in PTX: the blocks that run at once are a cluster. Messages come late, and in any order.
@@ -326,16 +331,16 @@ static int __syncthreads_or(int said) {
     return found;
 }
 
-// Words in global memory by which blocks wait for each other; who looks at one counts the looks.
-static unsigned look_at(const unsigned* signal) { return *signal; }
-static void add_one(unsigned* signal) { ++*signal; }
+// Global memory in which blocks wait for each other's words; who finds one missing looks again.
+template <typename V>
+static void look(V& v, const void* place, bool wanted) {
+    if (wanted) memcpy(&v, place, sizeof v);
+}
+static unsigned look_at(const unsigned* place) { return *place; }
+static void put(void* place, unsigned word) { memcpy(place, &word, sizeof word); }
+static void fence() {}
 static void relax() { moved = true, pass(); }
 static void expect(const void*) {}
-template <typename V>
-static void exchanged(V& v, const void* place, bool there) {
-    v = V();
-    if (there) memcpy(&v, place, sizeof v);
-}
 """
 
 AFTER = r"""

@@ -52,7 +52,11 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=FAKE.address(self))
+        return SimpleNamespace(ptr=FAKE.address(self), memset_async=self._fill_bytes)
+
+    def _fill_bytes(self, value, size):
+        assert size == self.nbytes
+        self.view(np.uint8)[...] = value
 
     def _waits(self, *arguments, **options):
         raise AssertionError("this would wait for the device")

@@ -127,7 +127,7 @@ def test_a_wait_in_vain_ends(machine, monkeypatch, dtype, precision, pass_):
 
     right, ended = plain(expected), 0
     for machine.seed in (1, 4):
-        monkeypatch.setattr(grid, "PATIENCE", 40 * machine.seed)
+        monkeypatch.setattr(grid, "PATIENCE", 8 * machine.seed)
         found = plain(run())
         lost = {name: np.isnan(v.astype(np.float32)) for name, v in found.items()}
         for name, v in found.items():

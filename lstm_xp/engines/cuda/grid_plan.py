@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS, TYPES
 
-# As in grid.cu. Threads of a warp; warps of a block; words of a signal.
-LANES, WARPS, LINE = 32, 8, 32
+# As in grid.cu. Threads of a warp; warps of a block; places for messages. Bytes of a line of the level-2 cache.
+LANES, WARPS, PLACES, LINE = 32, 8, 9, 128
 KERNELS = "forward", "backward"
 
 
@@ -100,23 +100,18 @@ class Pass(NamedTuple):
 
     @property
     def message_bytes(self):
-        """Of both places for messages."""
-        return 2 * self.rows * (GATES if self.backward else 1) * self.chunks * CHUNK_BYTES
+        """Of all places for messages."""
+        return PLACES * self.rows * (GATES if self.backward else 1) * self.chunks * CHUNK_BYTES
 
     @property
     def sum_bytes(self):
         """Of what a team's blocks add up."""
-        return 4 * GATES * self.rows * self.slices * self.units if self.backward else 0
-
-    @property
-    def signals(self):
-        """Their number: an alarm, and those of chains and teams."""
-        return 1 + self.chains * (1 + (self.slices // GATES if self.backward else 0))
+        return PLACES * 4 * GATES * self.rows * self.slices * self.units if self.backward else 0
 
     @property
     def workspace_bytes(self):
-        """Of all that blocks tell each other."""
-        return self.message_bytes + self.sum_bytes + 4 * LINE * self.signals
+        """Of all that blocks tell each other: an alarm, messages and sums."""
+        return LINE + self.message_bytes + self.sum_bytes
 
     @property
     def chunk_bytes(self):
@@ -136,7 +131,7 @@ class Pass(NamedTuple):
     @property
     def shared_bytes(self):
         """Of a block: sums, and weights; or a chunk of each warp, on the way to its registers."""
-        sums = 4 * WARPS * ROWS * (COLUMNS * self.product.across + 4)
+        sums = 4 * WARPS * ROWS * self.tiles * (COLUMNS * self.product.across + 4)
         return sums + max(self.kept_bytes, WARPS * self.chunk_bytes)
 
     @property
