@@ -28,9 +28,11 @@ class Part:
         self.engines = engines
 
     def units(self, place):
-        """One per shape and kind."""
+        """One per shape and kind; float64, which is for proofs, at some shapes."""
         shapes = sizes.REHEARSED["timed"] if place.rehearsal else sizes.grid()
-        return [{"size": list(size), "kind": kind} for size in shapes for kind in sizes.TIMED_KINDS]
+        some = shapes[:1] if place.rehearsal else sizes.REFERENCE_TIMED
+        pairs = [(size, kind) for size in shapes for kind in sizes.TIMED_KINDS] + [(size, "float64") for size in some]
+        return [{"size": list(size), "kind": kind} for size, kind in pairs]
 
     def run(self, unit, place):
         """A record per contender and kind of work."""
