@@ -25,7 +25,7 @@
 template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
     unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 48 : 0) + cells;
-    return held <= 64 ? 512 : held <= 96 ? 384 : 256;
+    return held <= 40 ? 512 : held <= 96 ? 384 : 256;
 }
 
 // Cells of a thread, at most.
@@ -98,21 +98,18 @@ __global__ void __cluster_dims__(C, 1, 1)
         first[k] = unit < H && row < N ? rounded(P(), h0[size_t(row) * H + unit]) : S();
     }
     Cell cell[CELLS];
-    float c_t[CELLS], next[CELLS][GATES];
+    float c_t[CELLS], next[CELLS][GATES], *at[CELLS][GATES];  // where gates of this step are
     const size_t step = size_t(N) * H, c_step = kept ? step : 0;
-    auto prefetch = [&](bool needed) {  // from where the cells' gates will be
-#pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
-#pragma unroll
-            for (unsigned j = 0; j < GATES; ++j)
-                next[k][j] = needed && cell[k].exists ? gates[cell[k].gate + j * H] : 0;
-    };
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k) {
         cell[k] = Cell(self, k);
         c_t[k] = cell[k].exists ? c0[cell[k].state] : 0;
+#pragma unroll
+        for (unsigned j = 0; j < GATES; ++j) {
+            at[k][j] = gates + cell[k].gate + j * H;
+            next[k][j] = cell[k].exists ? *at[k][j] : 0;
+        }
     }
-    prefetch(true);
     // Whom a lane sends its piece of h.
     constexpr unsigned SENDS = C * PIECES / LANES > 1 ? C * PIECES / LANES : 1;
     const unsigned piece = lane % PIECES;
@@ -122,16 +119,16 @@ __global__ void __cluster_dims__(C, 1, 1)
     all_sync<C>();
 
     for (unsigned t = 0; t < T; ++t) {
-        float a[CELLS][GATES];
+        float a[CELLS][GATES], *ahead[CELLS][GATES];
         S new_h[CELLS];
         Sixteen* told = rows + t % 2 * size;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) a[k][j] = next[k][j];
-        float* step_gates = gates;
-        gates += GATES * step;
-        prefetch(t + 1 < T);
+            for (unsigned j = 0; j < GATES; ++j) {
+                a[k][j] = next[k][j], ahead[k][j] = at[k][j] + GATES * step;
+                next[k][j] = t + 1 < T && cell[k].exists ? *ahead[k][j] : 0;
+            }
         if (C > 1 && t > 0) mail.receive(t - 1);
         {
             auto product = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
@@ -175,14 +172,17 @@ __global__ void __cluster_dims__(C, 1, 1)
         }
         if (C == 1) __syncthreads();
 #pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
+        for (unsigned k = 0; k < CELLS; ++k) {
             if (cell[k].exists) {
                 h[cell[k].state] = new_h[k];
                 if (kept)
 #pragma unroll
-                    for (unsigned j = 0; j < GATES; ++j) step_gates[cell[k].gate + j * H] = a[k][j];
+                    for (unsigned j = 0; j < GATES; ++j) *at[k][j] = a[k][j];
                 if (kept || t == T - 1) c[cell[k].state] = c_t[k];
             }
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) at[k][j] = ahead[k][j];
+        }
         h += step, c += c_step;
     }
 }
@@ -221,16 +221,21 @@ __global__ void __cluster_dims__(C, 1, 1)
     Cell cell[CELLS];
     long long outside[CELLS];  // where the gradient of h from outside is
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
+    const float* gate_at[CELLS][GATES];
+    float* da_at[CELLS][GATES];
     const size_t step = size_t(N) * H;
-    gates += T * GATES * step, da += T * GATES * step, c += (T - 1) * step;
+    c += (T - 1) * step;
     auto prefetch = [&](unsigned t) {  // of step t - 1
-        gates -= GATES * step, c -= step;
+        c -= step;
         const float* prev = t > 1 ? c : c0;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k) {
             bool needed = t > 0 && cell[k].exists;
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? gates[cell[k].gate + j * H] : 0;
+            for (unsigned j = 0; j < GATES; ++j) {
+                gate_at[k][j] -= GATES * step;
+                gate[k][j] = needed ? *gate_at[k][j] : 0;
+            }
             prev_c[k] = needed ? prev[cell[k].state] : 0;
             outside[k] -= by_step;
             from_outside[k] = !needed || !outer ? 0
@@ -254,18 +259,25 @@ __global__ void __cluster_dims__(C, 1, 1)
         c_t[k] = cell[k].exists ? c[cell[k].state] : 0;
         unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
         outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
+#pragma unroll
+        for (unsigned j = 0; j < GATES; ++j) {
+            size_t end = T * GATES * step + cell[k].gate + j * H;
+            gate_at[k][j] = gates + end, da_at[k][j] = da + end;
+        }
     }
     prefetch(T);
-    // Whose units a set of columns are (all 8 of one block), and where shares of them lie.
-    Remote owner[GROUPS][4];
-    unsigned share_at[GROUPS][4];
+    // Of two sets of columns, a lane sends four rows of one: whose units they are (all 8 of one block), and where the
+    // share lies.
+    Remote owner[GROUPS][2];
+    unsigned share_at[GROUPS][2];
+    const bool odd = self.t % 2;
 #pragma unroll
     for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp)
 #pragma unroll
-        for (unsigned set = 0; set < 4; ++set) {
-            unsigned first = unit_of(of_warp, set), unit = first % U + self.g;
-            owner[of_warp][set] = remote(first / U < C ? first / U : 0);
-            share_at[of_warp][set] = ((self.rank * KS + part) * U + unit) * TALL + (2 * self.t ^ (unit & 4));
+        for (unsigned pair = 0; pair < 2; ++pair) {
+            unsigned first = unit_of(of_warp, 2 * pair + odd), unit = first % U + self.g;
+            owner[of_warp][pair] = remote(first / U < C ? first / U : 0);
+            share_at[of_warp][pair] = ((self.rank * KS + part) * U + unit) * TALL + (self.t / 2 * 4 ^ (unit & 4));
         }
     all_sync<C>();
 
@@ -301,24 +313,33 @@ __global__ void __cluster_dims__(C, 1, 1)
             auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
                 weights[of_warp], da_t + part * NT * LANES, KS * NT * LANES, count);
 #pragma unroll
-            for (unsigned set = 0; set < 4; ++set) {
-                if (unit_of(of_warp, set) >= C * U) continue;
-                float* share = shares + number % 2 * size + share_at[of_warp][set];
+            for (unsigned pair = 0; pair < 2; ++pair)
 #pragma unroll
                 for (unsigned n = 0; n < NT; ++n) {
-                    float v = sums.of(n, set, 0), w = sums.of(n, set, 1);
-                    if (C > 1) send(v, w, share + n * ROWS, mail.of(number), owner[of_warp][set]);
-                    else share[n * ROWS] = v, share[n * ROWS + 1] = w;
+                    // Rows 2t and 2t + 1 of both sets; those of one of them are the neighbour's.
+                    float own[2], given[2];
+                    for (unsigned j = 0; j < 2; ++j) {
+                        float first = sums.of(n, 2 * pair, j), second = sums.of(n, 2 * pair + 1, j);
+                        own[j] = odd ? second : first;
+                        given[j] = __shfl_xor_sync(~0u, odd ? first : second, 1);
+                    }
+                    Sixteen four;
+                    for (unsigned j = 0; j < 4; ++j) four.word[j] = bits_from_float(j / 2 == odd ? own[j % 2] : given[j % 2]);
+                    if (unit_of(of_warp, 2 * pair + odd) >= C * U) continue;
+                    Sixteen* share = reinterpret_cast<Sixteen*>(
+                        shares + number % 2 * size + share_at[of_warp][pair] + n * ROWS);
+                    if (C > 1) send(four, share, mail.of(number), owner[of_warp][pair]);
+                    else *share = four;
                 }
-            }
         }
         if (C == 1) __syncthreads();
-        da -= GATES * step;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
-            if (cell[k].exists)
 #pragma unroll
-                for (unsigned j = 0; j < GATES; ++j) da[cell[k].gate + j * H] = values[k][j];
+            for (unsigned j = 0; j < GATES; ++j) {
+                da_at[k][j] -= GATES * step;
+                if (cell[k].exists) *da_at[k][j] = values[k][j];
+            }
     }
     if (C > 1) mail.receive(T - 1);
 #pragma unroll

@@ -27,7 +27,7 @@ MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
 # Parts of the weights that a lane keeps in registers: as many as there are, or fit.
 HELD = 8, 6, 4, 2, 1
 # Registers of weights -> threads of a block, at most; as in cluster.cu.
-THREADS = {64: 512, 96: 384, 176: 256}
+THREADS = {40: 512, 96: 384, 176: 256}
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row

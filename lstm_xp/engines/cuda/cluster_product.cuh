@@ -94,17 +94,21 @@ struct Weights {
     // weight(set, k): of the warp's column 8 * set + g, at k of the depth. Each lane reads what it wrote itself.
     template <typename Weight>
     __device__ void load(unsigned count, unsigned first, unsigned apart, const Weight& weight) {
-        unsigned in_chunk = threadIdx.x % 4 * per_lane<P>();
-        for (int k = 0; k < int(count); ++k) {
-            unsigned slot = k < HELD ? 0 : k - HELD, chunk = first + apart * k;
 #pragma unroll
-            for (unsigned p = 0; p < One::PIECES; ++p)
-                shared[(slot * One::PIECES + p) * LANES] = One::gather(
-                    p, [&](unsigned set, unsigned k) { return weight(set, chunk * per_chunk<P>() + in_chunk + k); });
-#pragma unroll
-            for (int j = 0; j < HELD; ++j)  // registers have no numbers that a loop could count
-                if (j == k) held[j] = get(0);
+        for (unsigned k = 0; k < HELD; ++k) {  // registers have no numbers that a loop could count
+            gather(0, first + apart * k, weight);
+            held[k] = get(0);
         }
+        for (unsigned k = HELD; k < count; ++k) gather(k - HELD, first + apart * k, weight);
+    }
+
+    template <typename Weight>
+    __device__ void gather(unsigned slot, unsigned chunk, const Weight& weight) {
+        unsigned begin = chunk * per_chunk<P>() + threadIdx.x % 4 * per_lane<P>();
+#pragma unroll 1
+        for (unsigned p = 0; p < One::PIECES; ++p)
+            shared[(slot * One::PIECES + p) * LANES] =
+                One::gather(p, [&](unsigned set, unsigned k) { return weight(set, begin + k); });
     }
 };
 
