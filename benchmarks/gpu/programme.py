@@ -32,7 +32,7 @@ DEFAULT = tuple(name for name in SHARES if name != "rivals")
 # A piece of work may take so much longer than what is left: it is not to be lost for a second.
 GRACE = 5.0
 # But a kernel that waits for ever may not take the others' time: the first piece of a process, which loads libraries
-# and compiles, has so long, and each later one so long, or the PATIENCE of its part.
+# and compiles, has so long, and each later one so long.
 FIRST, LATER = 90.0, 40.0
 # The file is written at the end of each part, and within it about so often.
 SECONDS_BETWEEN_WRITES = 2.0
@@ -136,7 +136,7 @@ def _run_part(name, place, budget, result, write, say, start):
             if left <= 0:
                 counts["out_of_time"] = [unit, *units]
                 break
-            patience = getattr(part, "PATIENCE", LATER) if process else FIRST
+            patience = LATER if process else FIRST
             process = process or start(name, place.name)
             try:
                 answer = process.ask(unit, min(left + GRACE, patience))

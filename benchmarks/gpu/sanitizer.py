@@ -19,7 +19,6 @@ TOOLS = {"memcheck": ("--report-api-errors", "no"), "racecheck": ()}
 FOUND = 86
 # Every tool looks at every engine in a process of its own, all at the same time, and each for so long.
 SECONDS = 30
-PATIENCE = SECONDS + 10.0
 
 
 def units(place):

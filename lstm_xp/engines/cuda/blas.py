@@ -53,7 +53,7 @@ class FixedProduct(Product):
 
 @contextmanager
 def working(workspace):
-    """Products of this thread go to the current stream, with a workspace: an array of bytes, used in that order."""
+    """Products of this thread go to the current stream, with a workspace: bytes that no other stream uses meanwhile."""
     from cupy.cuda import get_current_stream
 
     with _lock:
