@@ -21,17 +21,17 @@
 // global memory is read one step before; what it gives is stored after the messages are on their way.
 
 // Threads of a block, at most, so that registers suffice: for so many parts of weights, for sums of eight rows that FMA
-// units have there, and for all cells but the first.
+// units have there, and for cells.
 template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
     unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 48 : 0) + cells;
-    return held <= 40 ? 512 : held <= 96 ? 384 : 256;
+    return held <= 48 ? 512 : held <= 96 ? 384 : 256;
 }
 
 // Cells of a thread, at most.
 __device__ constexpr unsigned cells_forward(int NT, int KS) { return 2 * NT > KS ? 2 * NT / KS : 1; }
 __device__ constexpr unsigned cells_backward(int C, int NT, int KS, int GROUPS) {
-    return 8 * NT * GROUPS > C * KS ? 8 * NT * GROUPS / (C * KS) : 1;
+    return (8 * NT * GROUPS + C * KS - 1) / (C * KS);
 }
 
 // Who a thread is. CELLS of its warp, 8 units of 4 rows each: number k is `warps` further than the one before.
@@ -65,7 +65,7 @@ struct Cell {
 
 template <typename S, typename P, int C, int NT, int KS, int HELD>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) - 1)), 1) cluster_forward(
+    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) + 1)), 1) cluster_forward(
         const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
         int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
@@ -191,19 +191,20 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 template <typename S, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 16 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
+    constexpr unsigned UNIT = SHARES * TALL + 4;  // so that lanes with four rows of a unit each meet no one in a bank
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
-    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = SHARES * U * TALL;
+    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
     const unsigned weight_size = slots * Part<P, S>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
     Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
-    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by share, unit and row
-    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), size * 4};
+    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
+    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), SHARES * U * TALL * 4};
 
     if (C > 1 && threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
@@ -221,9 +222,11 @@ __global__ void __cluster_dims__(C, 1, 1)
     Cell cell[CELLS];
     long long outside[CELLS];  // where the gradient of h from outside is
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
-    const float* gate_at[CELLS][GATES];
-    float* da_at[CELLS][GATES];
+    constexpr unsigned KNOWN = GROUPS > 1 ? 1 : GATES;  // where registers are short, the others are counted from it
+    const float* gate_at[CELLS][KNOWN];
+    auto place_of_gate = [&](unsigned k, unsigned j) { return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN]; };
     const size_t step = size_t(N) * H;
+    const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
     c += (T - 1) * step;
     auto prefetch = [&](unsigned t) {  // of step t - 1
         c -= step;
@@ -232,10 +235,9 @@ __global__ void __cluster_dims__(C, 1, 1)
         for (unsigned k = 0; k < CELLS; ++k) {
             bool needed = t > 0 && cell[k].exists;
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) {
-                gate_at[k][j] -= GATES * step;
-                gate[k][j] = needed ? *gate_at[k][j] : 0;
-            }
+            for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] -= GATES * step;
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? *place_of_gate(k, j) : 0;
             prev_c[k] = needed ? prev[cell[k].state] : 0;
             outside[k] -= by_step;
             from_outside[k] = !needed || !outer ? 0
@@ -243,14 +245,13 @@ __global__ void __cluster_dims__(C, 1, 1)
                                                 : widen(static_cast<const S*>(outer)[outside[k]]);
         }
     };
-    // The gradient of h that comes from the step after. Rows of a unit are swapped by fours so that lanes meet no one in
-    // a bank.
+    // The gradient of h that comes from the step after.
     auto carried = [&](unsigned number, unsigned k) {
-        const float* share = shares + number % 2 * size + cell[k].unit * TALL + (cell[k].row ^ (cell[k].unit & 4));
-        float sum = share[0];
+        const float* share = shares + number % 2 * size + cell[k].unit * UNIT + cell[k].row;
+        float sum = share[0], other = SHARES > 1 ? share[TALL] : 0;
 #pragma unroll
-        for (unsigned from = 1; from < SHARES; ++from) sum += share[from * U * TALL];
-        return sum;
+        for (unsigned from = 2; from < SHARES; ++from) (from % 2 ? other : sum) += share[from * TALL];
+        return sum + other;
     };
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k) {
@@ -260,10 +261,7 @@ __global__ void __cluster_dims__(C, 1, 1)
         unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
         outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
 #pragma unroll
-        for (unsigned j = 0; j < GATES; ++j) {
-            size_t end = T * GATES * step + cell[k].gate + j * H;
-            gate_at[k][j] = gates + end, da_at[k][j] = da + end;
-        }
+        for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] = gates + (T * GATES * step + cell[k].gate + j * H);
     }
     prefetch(T);
     // Of two sets of columns, a lane sends four rows of one: whose units they are (all 8 of one block), and where the
@@ -277,7 +275,7 @@ __global__ void __cluster_dims__(C, 1, 1)
         for (unsigned pair = 0; pair < 2; ++pair) {
             unsigned first = unit_of(of_warp, 2 * pair + odd), unit = first % U + self.g;
             owner[of_warp][pair] = remote(first / U < C ? first / U : 0);
-            share_at[of_warp][pair] = ((self.rank * KS + part) * U + unit) * TALL + (self.t / 2 * 4 ^ (unit & 4));
+            share_at[of_warp][pair] = unit * UNIT + (self.rank * KS + part) * TALL + self.t / 2 * 4;
         }
     all_sync<C>();
 
@@ -306,6 +304,14 @@ __global__ void __cluster_dims__(C, 1, 1)
                 da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
             }
         }
+        auto store = [&] {
+#pragma unroll
+            for (unsigned k = 0; k < CELLS; ++k)
+                if (cell[k].exists)
+#pragma unroll
+                    for (unsigned j = 0; j < GATES; ++j) const_cast<float*>(place_of_gate(k, j))[to_da] = values[k][j];
+        };
+        if (GROUPS > 1) store();
         // Who is past this has read the da before, and nobody is two numbers behind.
         __syncthreads();
 #pragma unroll
@@ -333,13 +339,7 @@ __global__ void __cluster_dims__(C, 1, 1)
                 }
         }
         if (C == 1) __syncthreads();
-#pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
-#pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) {
-                da_at[k][j] -= GATES * step;
-                if (cell[k].exists) *da_at[k][j] = values[k][j];
-            }
+        if (GROUPS == 1) store();
     }
     if (C > 1) mail.receive(T - 1);
 #pragma unroll

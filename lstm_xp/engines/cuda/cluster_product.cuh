@@ -194,8 +194,20 @@ __device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* r
         weights.held[k].stay();
         sums.add(weights.held[k], Rows(rows + k * apart));
     }
-#pragma unroll 1  // more loads on their way would be spilled
-    for (unsigned k = HELD; k < count; ++k) sums.add(weights.get(k - HELD), Rows(rows + k * apart));
+    rows += HELD * apart;
+    if constexpr (HELD * Part<P, S>::PIECES >= 32 && !Result::SPREAD) {
+        // There are registers for the next part, which is on its way while one is multiplied.
+        Part<P, S> next = weights.get(0);
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) {
+            Part<P, S> part = next;
+            next = weights.get(k + 1 < count ? k + 1 - HELD : 0);
+            sums.add(part, Rows(rows));
+        }
+    } else {
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) sums.add(weights.get(k - HELD), Rows(rows));
+    }
     sums.finish();
     return sums;
 }
