@@ -163,10 +163,6 @@ template <typename V>
 static void send(const V& v, const void* place, const void* barrier, Remote to) {
     send_bytes(&v, sizeof v, place, barrier, to);
 }
-static void send(float v, float w, const void* place, const void* barrier, Remote to) {
-    float both[] = {v, w};
-    send_bytes(both, sizeof both, place, barrier, to);
-}
 static void deliver(const Message& message) {
     Block& to = blocks[message.rank];
     size_t place = message.place - memory_of(to);

@@ -21,17 +21,17 @@
 // global memory is read one step before; what it gives is stored after the messages are on their way.
 
 // Threads of a block, at most, so that registers suffice: for so many parts of weights, for sums of eight rows that FMA
-// units have there, and for all cells but the first.
+// units have there, and for cells.
 template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
     unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 48 : 0) + cells;
-    return held <= 64 ? 512 : held <= 96 ? 384 : 256;
+    return held <= 48 ? 512 : held <= 96 ? 384 : 256;
 }
 
 // Cells of a thread, at most.
 __device__ constexpr unsigned cells_forward(int NT, int KS) { return 2 * NT > KS ? 2 * NT / KS : 1; }
 __device__ constexpr unsigned cells_backward(int C, int NT, int KS, int GROUPS) {
-    return 8 * NT * GROUPS > C * KS ? 8 * NT * GROUPS / (C * KS) : 1;
+    return (8 * NT * GROUPS + C * KS - 1) / (C * KS);
 }
 
 // Who a thread is. CELLS of its warp, 8 units of 4 rows each: number k is `warps` further than the one before.
@@ -65,7 +65,7 @@ struct Cell {
 
 template <typename S, typename P, int C, int NT, int KS, int HELD>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) - 1)), 1) cluster_forward(
+    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) + 1)), 1) cluster_forward(
         const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
         int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
@@ -98,21 +98,18 @@ __global__ void __cluster_dims__(C, 1, 1)
         first[k] = unit < H && row < N ? rounded(P(), h0[size_t(row) * H + unit]) : S();
     }
     Cell cell[CELLS];
-    float c_t[CELLS], next[CELLS][GATES];
+    float c_t[CELLS], next[CELLS][GATES], *at[CELLS][GATES];  // where gates of this step are
     const size_t step = size_t(N) * H, c_step = kept ? step : 0;
-    auto prefetch = [&](bool needed) {  // from where the cells' gates will be
-#pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
-#pragma unroll
-            for (unsigned j = 0; j < GATES; ++j)
-                next[k][j] = needed && cell[k].exists ? gates[cell[k].gate + j * H] : 0;
-    };
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k) {
         cell[k] = Cell(self, k);
         c_t[k] = cell[k].exists ? c0[cell[k].state] : 0;
+#pragma unroll
+        for (unsigned j = 0; j < GATES; ++j) {
+            at[k][j] = gates + cell[k].gate + j * H;
+            next[k][j] = cell[k].exists ? *at[k][j] : 0;
+        }
     }
-    prefetch(true);
     // Whom a lane sends its piece of h.
     constexpr unsigned SENDS = C * PIECES / LANES > 1 ? C * PIECES / LANES : 1;
     const unsigned piece = lane % PIECES;
@@ -122,16 +119,16 @@ __global__ void __cluster_dims__(C, 1, 1)
     all_sync<C>();
 
     for (unsigned t = 0; t < T; ++t) {
-        float a[CELLS][GATES];
+        float a[CELLS][GATES], *ahead[CELLS][GATES];
         S new_h[CELLS];
         Sixteen* told = rows + t % 2 * size;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) a[k][j] = next[k][j];
-        float* step_gates = gates;
-        gates += GATES * step;
-        prefetch(t + 1 < T);
+            for (unsigned j = 0; j < GATES; ++j) {
+                a[k][j] = next[k][j], ahead[k][j] = at[k][j] + GATES * step;
+                next[k][j] = t + 1 < T && cell[k].exists ? *ahead[k][j] : 0;
+            }
         if (C > 1 && t > 0) mail.receive(t - 1);
         {
             auto product = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
@@ -175,14 +172,17 @@ __global__ void __cluster_dims__(C, 1, 1)
         }
         if (C == 1) __syncthreads();
 #pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
+        for (unsigned k = 0; k < CELLS; ++k) {
             if (cell[k].exists) {
                 h[cell[k].state] = new_h[k];
                 if (kept)
 #pragma unroll
-                    for (unsigned j = 0; j < GATES; ++j) step_gates[cell[k].gate + j * H] = a[k][j];
+                    for (unsigned j = 0; j < GATES; ++j) *at[k][j] = a[k][j];
                 if (kept || t == T - 1) c[cell[k].state] = c_t[k];
             }
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) at[k][j] = ahead[k][j];
+        }
         h += step, c += c_step;
     }
 }
@@ -191,19 +191,20 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 template <typename S, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 16 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
+    constexpr unsigned UNIT = SHARES * TALL + 4;  // so that lanes with four rows of a unit each meet no one in a bank
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
-    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = SHARES * U * TALL;
+    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
     const unsigned weight_size = slots * Part<P, S>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
     Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
-    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by share, unit and row
-    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), size * 4};
+    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
+    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), SHARES * U * TALL * 4};
 
     if (C > 1 && threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
@@ -221,16 +222,22 @@ __global__ void __cluster_dims__(C, 1, 1)
     Cell cell[CELLS];
     long long outside[CELLS];  // where the gradient of h from outside is
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
+    constexpr unsigned KNOWN = GROUPS > 1 ? 1 : GATES;  // where registers are short, the others are counted from it
+    const float* gate_at[CELLS][KNOWN];
+    auto place_of_gate = [&](unsigned k, unsigned j) { return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN]; };
     const size_t step = size_t(N) * H;
-    gates += T * GATES * step, da += T * GATES * step, c += (T - 1) * step;
+    const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
+    c += (T - 1) * step;
     auto prefetch = [&](unsigned t) {  // of step t - 1
-        gates -= GATES * step, c -= step;
+        c -= step;
         const float* prev = t > 1 ? c : c0;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k) {
             bool needed = t > 0 && cell[k].exists;
 #pragma unroll
-            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? gates[cell[k].gate + j * H] : 0;
+            for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] -= GATES * step;
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? *place_of_gate(k, j) : 0;
             prev_c[k] = needed ? prev[cell[k].state] : 0;
             outside[k] -= by_step;
             from_outside[k] = !needed || !outer ? 0
@@ -238,14 +245,13 @@ __global__ void __cluster_dims__(C, 1, 1)
                                                 : widen(static_cast<const S*>(outer)[outside[k]]);
         }
     };
-    // The gradient of h that comes from the step after. Rows of a unit are swapped by fours so that lanes meet no one in
-    // a bank.
+    // The gradient of h that comes from the step after.
     auto carried = [&](unsigned number, unsigned k) {
-        const float* share = shares + number % 2 * size + cell[k].unit * TALL + (cell[k].row ^ (cell[k].unit & 4));
-        float sum = share[0];
+        const float* share = shares + number % 2 * size + cell[k].unit * UNIT + cell[k].row;
+        float sum = share[0], other = SHARES > 1 ? share[TALL] : 0;
 #pragma unroll
-        for (unsigned from = 1; from < SHARES; ++from) sum += share[from * U * TALL];
-        return sum;
+        for (unsigned from = 2; from < SHARES; ++from) (from % 2 ? other : sum) += share[from * TALL];
+        return sum + other;
     };
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k) {
@@ -254,18 +260,22 @@ __global__ void __cluster_dims__(C, 1, 1)
         c_t[k] = cell[k].exists ? c[cell[k].state] : 0;
         unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
         outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
+#pragma unroll
+        for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] = gates + (T * GATES * step + cell[k].gate + j * H);
     }
     prefetch(T);
-    // Whose units a set of columns are (all 8 of one block), and where shares of them lie.
-    Remote owner[GROUPS][4];
-    unsigned share_at[GROUPS][4];
+    // Of two sets of columns, a lane sends four rows of one: whose units they are (all 8 of one block), and where the
+    // share lies.
+    Remote owner[GROUPS][2];
+    unsigned share_at[GROUPS][2];
+    const bool odd = self.t % 2;
 #pragma unroll
     for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp)
 #pragma unroll
-        for (unsigned set = 0; set < 4; ++set) {
-            unsigned first = unit_of(of_warp, set), unit = first % U + self.g;
-            owner[of_warp][set] = remote(first / U < C ? first / U : 0);
-            share_at[of_warp][set] = ((self.rank * KS + part) * U + unit) * TALL + (2 * self.t ^ (unit & 4));
+        for (unsigned pair = 0; pair < 2; ++pair) {
+            unsigned first = unit_of(of_warp, 2 * pair + odd), unit = first % U + self.g;
+            owner[of_warp][pair] = remote(first / U < C ? first / U : 0);
+            share_at[of_warp][pair] = unit * UNIT + (self.rank * KS + part) * TALL + self.t / 2 * 4;
         }
     all_sync<C>();
 
@@ -294,6 +304,14 @@ __global__ void __cluster_dims__(C, 1, 1)
                 da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
             }
         }
+        auto store = [&] {
+#pragma unroll
+            for (unsigned k = 0; k < CELLS; ++k)
+                if (cell[k].exists)
+#pragma unroll
+                    for (unsigned j = 0; j < GATES; ++j) const_cast<float*>(place_of_gate(k, j))[to_da] = values[k][j];
+        };
+        if (GROUPS > 1) store();
         // Who is past this has read the da before, and nobody is two numbers behind.
         __syncthreads();
 #pragma unroll
@@ -301,24 +319,27 @@ __global__ void __cluster_dims__(C, 1, 1)
             auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
                 weights[of_warp], da_t + part * NT * LANES, KS * NT * LANES, count);
 #pragma unroll
-            for (unsigned set = 0; set < 4; ++set) {
-                if (unit_of(of_warp, set) >= C * U) continue;
-                float* share = shares + number % 2 * size + share_at[of_warp][set];
+            for (unsigned pair = 0; pair < 2; ++pair)
 #pragma unroll
                 for (unsigned n = 0; n < NT; ++n) {
-                    float v = sums.of(n, set, 0), w = sums.of(n, set, 1);
-                    if (C > 1) send(v, w, share + n * ROWS, mail.of(number), owner[of_warp][set]);
-                    else share[n * ROWS] = v, share[n * ROWS + 1] = w;
+                    // Rows 2t and 2t + 1 of both sets; those of one of them are the neighbour's.
+                    float own[2], given[2];
+                    for (unsigned j = 0; j < 2; ++j) {
+                        float first = sums.of(n, 2 * pair, j), second = sums.of(n, 2 * pair + 1, j);
+                        own[j] = odd ? second : first;
+                        given[j] = __shfl_xor_sync(~0u, odd ? first : second, 1);
+                    }
+                    Sixteen four;
+                    for (unsigned j = 0; j < 4; ++j) four.word[j] = bits_from_float(j / 2 == odd ? own[j % 2] : given[j % 2]);
+                    if (unit_of(of_warp, 2 * pair + odd) >= C * U) continue;
+                    Sixteen* share = reinterpret_cast<Sixteen*>(
+                        shares + number % 2 * size + share_at[of_warp][pair] + n * ROWS);
+                    if (C > 1) send(four, share, mail.of(number), owner[of_warp][pair]);
+                    else *share = four;
                 }
-            }
         }
         if (C == 1) __syncthreads();
-        da -= GATES * step;
-#pragma unroll
-        for (unsigned k = 0; k < CELLS; ++k)
-            if (cell[k].exists)
-#pragma unroll
-                for (unsigned j = 0; j < GATES; ++j) da[cell[k].gate + j * H] = values[k][j];
+        if (GROUPS == 1) store();
     }
     if (C > 1) mail.receive(T - 1);
 #pragma unroll

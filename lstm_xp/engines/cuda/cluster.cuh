@@ -59,13 +59,6 @@ __device__ inline void send(Sixteen v, const void* place, const Barrier* barrier
         "r"(v.word[0]), "r"(v.word[1]), "r"(v.word[2]), "r"(v.word[3]), "r"(to.of(barrier))
         : "memory");
 }
-
-__device__ inline void send(float v, float w, const float* place, const Barrier* barrier, Remote to) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to.of(place)),
-        "r"(bits_from_float(v)), "r"(bits_from_float(w)), "r"(to.of(barrier))
-        : "memory");
-}
 #endif
 
 // As cluster_sync; a block that is alone needs no more than its own barrier.

@@ -25,9 +25,9 @@ PARTS = {"cluster_forward": (1, 2, 4), "cluster_backward": (1, 2, 4, 8)}
 # kernel -> cells of a thread, at most.
 MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
 # Parts of the weights that a lane keeps in registers: as many as there are, or fit.
-HELD = 8, 6, 4, 2, 1
+HELD = 8, 6, 5, 4, 2, 1
 # Registers of weights -> threads of a block, at most; as in cluster.cu.
-THREADS = {64: 512, 96: 384, 176: 256}
+THREADS = {48: 512, 96: 384, 224: 256}
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
@@ -92,7 +92,7 @@ class Cut(NamedTuple):
     def cells(self):
         """Of a thread, at most."""
         if self.backward:
-            return max(1, 8 * self.tiles * self.groups // (self.blocks * self.parts))
+            return -(-8 * self.tiles * self.groups // (self.blocks * self.parts))
         return max(1, 2 * self.tiles // self.parts)
 
     @property
@@ -103,7 +103,8 @@ class Cut(NamedTuple):
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        more = (48 if self.product == "Ieee" else 0) + (24 if self.backward else 8) * (self.cells - 1)
+        of_cells = 16 * self.groups + 24 * (self.cells - 1) if self.backward else 8 * (self.cells + 1)
+        more = of_cells + (48 if self.product == "Ieee" else 0)
         held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
 
@@ -123,7 +124,7 @@ class Cut(NamedTuple):
         """Of a block: weights; rows, sums, and what is on its way to and from other blocks; barriers."""
         rows = 2 * self.parts * self.chunks * self.tiles * 512
         if self.backward:
-            moving = 2 * 4 * self.blocks * self.parts * self.units * self.rows
+            moving = 2 * 4 * self.units * (self.blocks * self.parts * self.rows + 4)
         else:
             moving = 16 * self.parts * self.rows * (self.units + 1) + self.block * ITEM_BYTES[self.product]
         return self.warps * self.groups * self.slots * self.pieces * 512 + rows + moving + BARRIER_BYTES
@@ -206,8 +207,8 @@ def cuts(kernel, stored, product, N, H):
     """One direction with every cluster and division of the depth, and as many weights in registers as can be had."""
     tiles = TILES[:1] if product in ("Ieee", "Tf32x3") or N <= ROWS else TILES
     for blocks, count, parts in product_of(BLOCKS, tiles, PARTS[kernel]):
-        # Twice 32 columns for each warp only where there would be too many warps.
-        most = (1, 2) if kernel == "cluster_backward" and blocks == BLOCKS[-1] else (1,)
+        # Several times 32 columns for each warp only where there would be too many warps.
+        most = (1, 2, 3) if kernel == "cluster_backward" and blocks == BLOCKS[-1] else (1,)
         every = (Cut(kernel, stored, product, blocks, count, parts, held, groups, N, H) for groups in most for held in HELD)
         yield from islice((cut for cut in every if cut.fits), 1)
 

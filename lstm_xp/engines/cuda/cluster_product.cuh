@@ -94,17 +94,21 @@ struct Weights {
     // weight(set, k): of the warp's column 8 * set + g, at k of the depth. Each lane reads what it wrote itself.
     template <typename Weight>
     __device__ void load(unsigned count, unsigned first, unsigned apart, const Weight& weight) {
-        unsigned in_chunk = threadIdx.x % 4 * per_lane<P>();
-        for (int k = 0; k < int(count); ++k) {
-            unsigned slot = k < HELD ? 0 : k - HELD, chunk = first + apart * k;
 #pragma unroll
-            for (unsigned p = 0; p < One::PIECES; ++p)
-                shared[(slot * One::PIECES + p) * LANES] = One::gather(
-                    p, [&](unsigned set, unsigned k) { return weight(set, chunk * per_chunk<P>() + in_chunk + k); });
-#pragma unroll
-            for (int j = 0; j < HELD; ++j)  // registers have no numbers that a loop could count
-                if (j == k) held[j] = get(0);
+        for (unsigned k = 0; k < HELD; ++k) {  // registers have no numbers that a loop could count
+            gather(0, first + apart * k, weight);
+            held[k] = get(0);
         }
+        for (unsigned k = HELD; k < count; ++k) gather(k - HELD, first + apart * k, weight);
+    }
+
+    template <typename Weight>
+    __device__ void gather(unsigned slot, unsigned chunk, const Weight& weight) {
+        unsigned begin = chunk * per_chunk<P>() + threadIdx.x % 4 * per_lane<P>();
+#pragma unroll 1
+        for (unsigned p = 0; p < One::PIECES; ++p)
+            shared[(slot * One::PIECES + p) * LANES] =
+                One::gather(p, [&](unsigned set, unsigned k) { return weight(set, begin + k); });
     }
 };
 
@@ -190,8 +194,20 @@ __device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* r
         weights.held[k].stay();
         sums.add(weights.held[k], Rows(rows + k * apart));
     }
-#pragma unroll 1  // more loads on their way would be spilled
-    for (unsigned k = HELD; k < count; ++k) sums.add(weights.get(k - HELD), Rows(rows + k * apart));
+    rows += HELD * apart;
+    if constexpr (HELD * Part<P, S>::PIECES >= 32 && !Result::SPREAD) {
+        // There are registers for the next part, which is on its way while one is multiplied.
+        Part<P, S> next = weights.get(0);
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) {
+            Part<P, S> part = next;
+            next = weights.get(k + 1 < count ? k + 1 - HELD : 0);
+            sums.add(part, Rows(rows));
+        }
+    } else {
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) sums.add(weights.get(k - HELD), Rows(rows));
+    }
     sums.finish();
     return sums;
 }
