@@ -263,7 +263,7 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
     ],
 )
 def test_how_the_factors_of_products_lie(machine, backward, dtype, precision, turned):
-    """Where products are TF32's, all that is summed lies side by side: backward, Wh's rows are; forward, its columns."""
+    """Where products are TF32's, what is summed lies side by side: backward, rows of Wh; forward, its columns."""
     steps = steps_of(backward=backward, factors=fake_cupy.dtype_of(dtype), precision=precision)
     runner = chunks.Runner(steps)
     assert runner.Wh.shape == (5, 20)
@@ -368,6 +368,7 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
     def work(k):
         try:
             together.wait()
+            time.sleep(k / 100)  # some begin while others capture
             with fake_cupy.Stream(non_blocking=True):
                 arrays = arrays_of(LIB, values[k], "float32")
                 cupy_fused.product(arrays["h0"], arrays["Wh"])

@@ -56,12 +56,12 @@ class FixedProduct(Product):
 
     def __call__(self):
         B, A, out = self._strides
-        of_A, of_B, of_out = (v.data.ptr for v in self.arrays)
+        first_A, _, first_out = (v.data.ptr for v in self.arrays)
         before, between, after = self._before[1:], self._between, self._after
         if self._count == 1:
-            _call("cublasGemmEx", _handle(), *before, of_A, *between, of_out, *after)
+            _call("cublasGemmEx", _handle(), *before, first_A, *between, first_out, *after)
             return
-        every = (*before, B, of_A, *between[:2], A, between[2], of_out, *after[:2], out, self._count, *after[2:])
+        every = *before, B, first_A, *between[:2], A, between[2], first_out, *after[:2], out, self._count, *after[2:]
         _call("cublasGemmStridedBatchedEx", _handle(), *every)
 
 

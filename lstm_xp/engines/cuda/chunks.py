@@ -54,8 +54,8 @@ class Steps(NamedTuple):
 
     @property
     def expression(self):
-        types = TYPES[self.states.name]
-        return f"{KERNELS[1]}<{types}, {self.parts}>" if self.backward else f"{KERNELS[0]}<{types}>"
+        parts = f", {self.parts}" if self.backward else ""
+        return f"{KERNELS[self.backward]}<{TYPES[self.states.name]}{parts}>"
 
     @property
     def parts(self):
@@ -63,7 +63,10 @@ class Steps(NamedTuple):
 
     @property
     def turned(self):
-        """Whether products are quicker with Wh transposed: if what is summed lies side by side, in float32 as TF32."""
+        """Whether Wh is kept transposed, as products of TF32 are quicker where what is summed lies side by side.
+
+        Backward, it does so in any case.
+        """
         return not self.backward and (self.factors.name, self.precision) == ("float32", "tf32")
 
     @property
@@ -88,7 +91,8 @@ class Runner:
         N, H = steps.N, steps.H
         self.chunk, self.workspace = cp.empty(CHUNK_BYTES, "uint8"), cp.empty(blas.WORKSPACE_BYTES, "uint8")
         # h or da; the parts of the product with Wh.
-        depth, width, parts = (4 * H, H, steps.parts) if steps.backward else (H, 4 * H, 1)
+        depth, width = (4 * H, H) if steps.backward else (H, 4 * H)
+        parts = steps.parts
         self.factor, self.result = cp.empty((N, depth), steps.factors), cp.empty((parts, N, width), steps.computed)
         self.Wh = cp.empty((4 * H, H), steps.factors).T if steps.turned else cp.empty((H, 4 * H), steps.factors)
         factor = self.factor.reshape(N, parts, depth // parts).swapaxes(0, 1)
