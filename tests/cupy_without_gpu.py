@@ -168,11 +168,17 @@ int cublasSetWorkspace_v2(void*, void*, size_t bytes) { room = bytes; return 0; 
 int (*seen)(long long*);
 int cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
                  const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int compute, int) {
-    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, (long long)stream, room};
+    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, 1, (long long)stream, room};
+    return seen(all);
+}
+int cublasGemmStridedBatchedEx(void* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* A,
+                               int at, int lda, long long, const void* B, int bt, int ldb, long long,
+                               const void* beta, void* C, int ct, int ldc, long long, int count, int compute, int) {
+    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, count, (long long)stream, room};
     return seen(all);
 }
 """
-PRODUCT = "transa transb m n k Atype lda Btype ldb Ctype ldc compute stream room".split()
+PRODUCT = "transa transb m n k Atype lda Btype ldb Ctype ldc compute count stream room".split()
 
 
 def _make_cublas():

@@ -27,6 +27,7 @@ SIZES = {
     np.int32: ctypes.c_int32,
 }  # what CuPy makes of arguments of a kernel
 MEMORY = 1 << 40
+RELAXED = 2  # CUDA's number of that mode of capture
 # What a launch may have unless the kernel was told otherwise, and at all.
 SHARED_BYTES, MOST_SHARED_BYTES, CLUSTER = 48 * 1024, 232448, 8
 
@@ -100,12 +101,19 @@ class Stream:
     def __exit__(self, *error):
         assert FAKE.streams.pop() is self
 
-    def begin_capture(self):
+    def begin_capture(self, mode):
+        assert mode == RELAXED
         assert self.ptr, "the default stream cannot capture"
+        assert not FAKE.library.threads, "another thread captures"
+        FAKE.library.threads.add(threading.get_ident())
         self.captured = []
 
     def end_capture(self):
         graph, self.captured = Graph(self.captured), None
+        FAKE.library.threads.clear()
+        if FAKE.spoiled:
+            FAKE.spoiled -= 1
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")
         FAKE.calls.append(("captured", len(graph.launches)))
         return graph
 
@@ -130,6 +138,7 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
+        self.spoiled = 0  # captures that are to fail
         self.seed = 0  # of the order in which threads of a launch run whose blocks meet
         self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
         self.devices = [Device(id, capability, processors) for id in range(devices)]
@@ -159,6 +168,7 @@ class Fake:
         cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
+        cuda.runtime.streamCaptureModeRelaxed = RELAXED
         cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
@@ -364,6 +374,7 @@ class Fake:
 
     def get_cublas_handle(self):
         key = threading.get_ident(), self.current[-1].id
+        assert key in self.handles or not self.library.threads, "a handle is made, which waits, while another captures"
         return self.handles.setdefault(key, 1000 + len(self.handles))
 
     def gemmEx(
@@ -403,6 +414,7 @@ class Library:
 
     def __init__(self):
         self.handles, self.multiplied, self.status = {}, set(), 0
+        self.threads = set()  # that capture
 
     def cublasCreate_v2(self, handle):
         handle._obj.value = 5000 + len(self.handles)
@@ -419,13 +431,30 @@ class Library:
         return 0
 
     def cublasGemmEx(self, handle, *arguments):
+        return self._multiply(handle, arguments[:-1], lambda: FAKE.multiply(*arguments[:-1]))
+
+    def cublasGemmStridedBatchedEx(self, handle, *arguments):
+        """As many products as `count` says, from one to the next by strides in elements."""
+        *before, A, Atype, lda, by_A, B, Btype, ldb, by_B, beta, C, Ctype, ldc, by_C, count, compute, _ = arguments
+        sizes = (dtype_of(BLAS_TYPES[kind]).itemsize for kind in (Atype, Btype, Ctype))
+        by_A, by_B, by_C = (stride * size for stride, size in zip((by_A, by_B, by_C), sizes, strict=True))
+
+        def each():
+            for k in range(count):
+                left, right = (A + k * by_A, Atype, lda), (B + k * by_B, Btype, ldb)
+                FAKE.multiply(*before, *left, *right, beta, C + k * by_C, Ctype, ldc, compute)
+
+        return self._multiply(handle, arguments[:-1], each)
+
+    def _multiply(self, handle, arguments, multiply):
         """What is captured was multiplied before, as what is loaded for it; and has a workspace for itself."""
-        used, stream, (*arguments, _) = self.handles[handle], FAKE.streams[-1], arguments
+        used, stream = self.handles[handle], FAKE.streams[-1]
+        assert not self.threads - {threading.get_ident()}, "another thread uses the handle of a capture"
         assert used.device is FAKE.current[-1], "a handle of another device"
         assert used.stream == stream.ptr, "not to the current stream"
         if stream.captured is None:
             self.multiplied.add(tuple(arguments))
-            FAKE.multiply(*arguments)
+            multiply()
         else:
             assert tuple(arguments) in self.multiplied, "cuBLAS would load a kernel while a stream captures"
             assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
@@ -433,7 +462,7 @@ class Library:
 
             def launch():
                 FAKE.view(address, (size,), (1,), np.dtype(np.uint8))
-                FAKE.multiply(*arguments)
+                multiply()
 
             if not self.status:
                 stream.captured.append(launch)
@@ -569,7 +598,7 @@ def _fill_chunk(fake, types, grid, block, arguments):
 
 def _chunk_step(fake, types, grid, block, arguments, backward=False):
     chunk, product, factor, *sizes = arguments
-    (offset, size, H), (states, wide) = map(int, sizes), (dtype_of(NAMES[type]) for type in types)
+    (offset, size, H), (states, wide) = map(int, sizes), (dtype_of(NAMES[type]) for type in types[:2])
     assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0] or (size, grid) == (0, (1,))
     if size == 0:
         return lambda: None
@@ -595,7 +624,8 @@ def _chunk_step(fake, types, grid, block, arguments, backward=False):
                 gates[...] = a
 
         return forward
-    carry, factor = (fake.view(v, (N, K), (K, 1), wide) for v, K in ((product, H), (factor, 4 * H)))
+    parts = fake.view(product, (int(types[2]), N, H), (N * H, H, 1), wide)
+    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), wide)
     outer = np.zeros((N, H), wide)
     if seen["h"]:
         start = seen["h"] + t * seen["by_step"] * states.itemsize
@@ -603,7 +633,7 @@ def _chunk_step(fake, types, grid, block, arguments, backward=False):
     rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
 
     def run():
-        cell_backward(outer, carry, *rest)
+        cell_backward(outer, sum(parts[1:], parts[0]), *rest)
         factor[...] = rest[-1]
 
     return run

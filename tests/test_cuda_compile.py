@@ -21,7 +21,7 @@ STEP = kernels.source(*replay.FILES), plan.expressions()
 GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 of_pointwise = pytest.mark.parametrize(("source", "names"), [POINTWISE, CHUNK], ids=["pointwise", "chunk"])
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048), or
-# 1536 of those that look up their addresses.
+# 1280 of those that look up their addresses, which have all that they load on its way at once.
 REGISTERS = {"float": 32, "double": 48}
 CUTS = {
     cut.expression: cut
@@ -64,7 +64,7 @@ def test_nothing_is_spilled(nvrtc, architecture, source, names):
     assert set(resources) == set(names)
     for name, used in resources.items():
         assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
-        most = REGISTERS["double" if "double" in name else "float"] + (8 if "chunk" in name else 0)
+        most = REGISTERS["double" if "double" in name else "float"] + (16 if "chunk" in name else 0)
         assert 8 < used.registers <= most, f"{name}: {used}"
     assert "warning" not in log
 

@@ -1,5 +1,9 @@
 """The engine cupy_fused: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
 
+import threading
+import time
+import warnings
+
 import fake_cupy
 import numpy as np
 import pytest
@@ -230,7 +234,7 @@ def test_gradients_of_float32_beside_half_types(machine):
     values = engine_problem(20, 3, 5)
     arrays = arrays_of(LIB, values, "float16") | {"dh": LIB.asarray(values["dh"], "float32")}
     agrees(arrays, values, "float16", 20)
-    assert {call[1] for call in machine.calls if call[0] == "chunk_backward"} == {"float, float"}
+    assert {call[1] for call in machine.calls if call[0] == "chunk_backward"} == {"float, float, 4"}
 
 
 def steps_of(**changed):
@@ -249,9 +253,43 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
     assert {(arguments[7], arguments[-1]) for arguments in machine.library.multiplied} == {(2, IEEE), (0, IEEE)}
 
 
+@pytest.mark.parametrize(
+    ("backward", "dtype", "precision", "turned"),
+    [
+        (False, "float32", "tf32", True),
+        (False, "float32", "ieee", False),
+        (False, "bfloat16", "tf32", False),
+        (True, "float32", "tf32", False),
+    ],
+)
+def test_how_the_factors_of_products_lie(machine, backward, dtype, precision, turned):
+    """Where products are TF32's, what is summed lies side by side: backward, rows of Wh; forward, its columns."""
+    steps = steps_of(backward=backward, factors=fake_cupy.dtype_of(dtype), precision=precision)
+    runner = chunks.Runner(steps)
+    assert runner.Wh.shape == (5, 20)
+    assert runner.Wh.T.flags.c_contiguous == turned
+    assert runner.result.shape == ((4, 3, 5) if backward else (1, 3, 20))
+    A, B, _ = runner._product.arrays
+    assert all(np.shares_memory(v, kept) for v, kept in ((A, runner.factor), (B, runner.Wh)))
+
+
+@pytest.mark.parametrize("T", [8, 33])
+def test_the_backward_product_is_made_of_one_part_of_each_gate(machine, T):
+    """In one call, with as much depth as forward; with weights of each gate that are far from those of the others."""
+    values = engine_problem(T, 3, 5)
+    values["Wh"] = values["Wh"] * np.repeat([1, 10, 0.1, 3], 5)
+    agrees(arrays_of(LIB, values, "float64"), values, "float64", T)
+    every = {arguments for arguments in machine.library.multiplied if len(arguments) == 21}
+    ((*_, count, _),) = every
+    assert count == chunks.PARTS == 4
+    assert {arguments[2:5] for arguments in every} == {(5, 3, 5)}
+
+
 def test_what_is_kept_is_bounded(machine, monkeypatch):
     needed = steps_of().packed_bytes
     assert needed == chunks.CHUNK_BYTES + blas.WORKSPACE_BYTES + 4 * (3 * 5 + 5 * 20 + 3 * 20)
+    backward = steps_of(backward=True).packed_bytes
+    assert backward == chunks.CHUNK_BYTES + blas.WORKSPACE_BYTES + 4 * (3 * 20 + 20 * 5 + 4 * 3 * 5)
     held = machine.used()
     with chunks.leased(steps_of(), 8) as runner:
         assert runner.steps == steps_of()
@@ -302,6 +340,52 @@ def test_where_capture_fails_steps_are_launched_one_by_one(machine):
         agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
     agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
     assert not numbers_of(machine, "graph")
+
+
+def test_a_capture_that_was_spoiled_is_tried_once_more(machine):
+    values = engine_problem(9, 3, 5)
+    machine.spoiled = 1
+    agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    assert numbers_of(machine, "graph") == [16, 2] * 2
+    forget()
+    machine.spoiled = 2
+    with pytest.warns(RuntimeWarning, match="could not be captured: cudaErrorStreamCaptureInvalidated"):
+        agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+
+
+def test_threads_capture_one_after_the_other(machine, monkeypatch):
+    """And none makes a handle of cuBLAS, or sets the stream of ours, while another captures."""
+    count, failed = 6, []
+    values = [engine_problem(9, 3, 5, seed) for seed in range(count)]
+    captured = replay._captured
+
+    def slowly(launch):
+        return captured(lambda: (time.sleep(0.02), launch()))
+
+    monkeypatch.setattr(replay, "_captured", slowly)
+    together = threading.Barrier(count)
+
+    def work(k):
+        try:
+            together.wait()
+            time.sleep(k / 100)  # some begin while others capture
+            with fake_cupy.Stream(non_blocking=True):
+                arrays = arrays_of(LIB, values[k], "float32")
+                cupy_fused.product(arrays["h0"], arrays["Wh"])
+                agrees(arrays, values[k], "float32", 9)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    assert not told
+    assert len(numbers_of(machine, "captured")) == 2 * 2 * count
 
 
 def test_where_cublas_is_not_found_steps_are_launched_one_by_one(machine, monkeypatch):

@@ -61,6 +61,8 @@ def test_every_engine_dtype_and_order():
 def test_products_are_in_the_table_of_cublas():
     products = scenario("products")["products"]
     assert len(products) >= 24  # of each that is captured one, before
+    assert {one["count"] for one in products} == {1, 4}  # backward, one of each gate
+    assert all(one["compute"] == 77 for one in products if one["count"] == 4)
     kinds = set()
     for one in products:
         types = one["Atype"], one["Btype"], one["Ctype"]
@@ -69,7 +71,8 @@ def test_products_are_in_the_table_of_cublas():
         assert one["lda"] >= (one["k"] if one["transa"] else one["m"])
         assert one["ldb"] >= (one["n"] if one["transb"] else one["k"])
         assert one["ldc"] >= one["m"]
-    # Half types as they are, in IEEE terms; what is float32 as TF32, which was asked for, but for sums.
+    # Half types as they are, in IEEE terms; what is float32 as TF32, which was asked for, or is beside half types; but
+    # for sums.
     assert kinds == {
         (FLOAT16, FLOAT16, FLOAT32, 68),
         (BFLOAT16, BFLOAT16, FLOAT32, 68),

@@ -6,7 +6,8 @@ Wh in float32, for the backward pass of half types. Graphs (`cuda/chunks.py`) an
 that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
 order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it.
+Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it;
+these products are TF32's, as `Problem` says, which has all the digits of a half type.
 """
 
 from functools import cache
@@ -96,10 +97,12 @@ class Engine:
             dc_t = running(dc_n, c0)
             strides = (0, 0, 0) if dh is None else tuple(stride // dh.itemsize for stride in dh.strides)
             if runner:
-                runner.Wh[...], runner.result[...] = Wh, 0 if dh_n is None else dh_n
+                runner.Wh[...], runner.result[...] = Wh, 0
+                if dh_n is not None:
+                    runner.result[0] = dh_n
                 by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
                 runner.run(T, gates=gates, c=c, c0=c0, h=dh, da=da, dc=dc_t, **by)
-                dh_t = cp.array(runner.result)
+                dh_t = runner.result.sum(axis=0)
             else:
                 dh_t, wide = running(dh_n, c0), Wh.astype(c.dtype, copy=False)
                 self._backward_step_by_step(dh, states.name, strides[1:], dh_t, dc_t, gates, c, c0, wide, da)

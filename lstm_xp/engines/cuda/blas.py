@@ -6,12 +6,12 @@ keeps its stream and workspace apart from those of CuPy's. A workspace that is g
 which would become a part of the graph.
 """
 
-import threading
 from contextlib import contextmanager
-from ctypes import CDLL, byref, c_int, c_size_t, c_void_p
+from ctypes import CDLL, byref, c_int, c_longlong, c_size_t, c_void_p
 from functools import cache
 
 from .products import Product
+from .replay import capturing
 
 # As much as cuBLAS takes by itself on Hopper; with less, it would leave out some of its kernels.
 WORKSPACE_BYTES = 1 << 25
@@ -23,10 +23,14 @@ SIGNATURES = {
         *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int),
         *(c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
     ),
+    "cublasGemmStridedBatchedEx": (
+        *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_longlong),
+        *(c_void_p, c_int, c_int, c_longlong, c_void_p, c_void_p, c_int, c_int, c_longlong, c_int, c_int, c_int),
+    ),
 }
 
-# By device. One thread at a time sets the stream of a handle and multiplies.
-_handles, _lock = {}, threading.RLock()
+# By device.
+_handles = {}
 
 
 @cache
@@ -44,19 +48,32 @@ def library():
 
 
 class FixedProduct(Product):
-    """A product at the addresses of its arrays, within `working`."""
+    """out[k] = A[k] @ B[k] for every k, at the addresses of the arrays, within `working`."""
 
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self._multiply = lambda _, *rest: _call("cublasGemmEx", _handle(), *rest)
+    def __init__(self, A, B, out, **options):
+        super().__init__(A[0], B[0], out[0], **options)
+        self._strides, self._count = [v.strides[0] // v.itemsize for v in (B, A, out)], len(out)
+
+    def __call__(self):
+        B, A, out = self._strides
+        first_A, _, first_out = (v.data.ptr for v in self.arrays)
+        before, between, after = self._before[1:], self._between, self._after
+        if self._count == 1:
+            _call("cublasGemmEx", _handle(), *before, first_A, *between, first_out, *after)
+            return
+        every = *before, B, first_A, *between[:2], A, between[2], first_out, *after[:2], out, self._count, *after[2:]
+        _call("cublasGemmStridedBatchedEx", _handle(), *every)
 
 
 @contextmanager
 def working(workspace):
-    """Products of this thread go to the current stream, with a workspace: bytes that no other stream uses meanwhile."""
+    """Products of this thread go to the current stream, with a workspace: bytes that no other stream uses meanwhile.
+
+    Both are the handle's, so that one thread at a time multiplies.
+    """
     from cupy.cuda import get_current_stream
 
-    with _lock:
+    with capturing:
         # In this order: setting the stream takes the workspace away.
         _call("cublasSetStream_v2", _handle(), get_current_stream().ptr)
         _call("cublasSetWorkspace_v2", _handle(), workspace.data.ptr, workspace.nbytes)

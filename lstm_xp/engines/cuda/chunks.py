@@ -21,7 +21,13 @@ from .pointwise import BLOCK, TYPES
 
 FILES = ("chunk.cu",)
 KERNELS = ("chunk_forward", "chunk_backward")
-EXPRESSIONS = tuple(f"{kernel}<{types}>" for kernel in KERNELS for types in TYPES.values())
+# Backward, the product has few results, of 4H terms each: too few for all of the device. So it is made in parts, one of
+# each gate, which the kernel adds, always in one order.
+PARTS = 4
+EXPRESSIONS = (
+    *(f"{KERNELS[0]}<{types}>" for types in TYPES.values()),
+    *(f"{KERNELS[1]}<{types}, {PARTS}>" for types in TYPES.values()),
+)
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
 # Bytes of a chunk, and more.
@@ -48,12 +54,25 @@ class Steps(NamedTuple):
 
     @property
     def expression(self):
-        return f"{KERNELS[self.backward]}<{TYPES[self.states.name]}>"
+        parts = f", {self.parts}" if self.backward else ""
+        return f"{KERNELS[self.backward]}<{TYPES[self.states.name]}{parts}>"
+
+    @property
+    def parts(self):
+        return PARTS if self.backward else 1
+
+    @property
+    def turned(self):
+        """Whether Wh is kept transposed, as products of TF32 are quicker where what is summed lies side by side.
+
+        Backward, it does so in any case.
+        """
+        return not self.backward and (self.factors.name, self.precision) == ("float32", "tf32")
 
     @property
     def packed_bytes(self):
         """Of what is kept for it."""
-        factor, result = (4, 1) if self.backward else (1, 4)
+        factor, result = (4, self.parts) if self.backward else (1, 4)
         of_factors = (factor * self.N + 4 * self.H) * self.H * self.factors.itemsize
         return CHUNK_BYTES + blas.WORKSPACE_BYTES + of_factors + result * self.N * self.H * self.computed.itemsize
 
@@ -71,12 +90,14 @@ class Runner:
         self.steps, self.graphs = steps, {}
         N, H = steps.N, steps.H
         self.chunk, self.workspace = cp.empty(CHUNK_BYTES, "uint8"), cp.empty(blas.WORKSPACE_BYTES, "uint8")
-        # h or da; the product with Wh.
+        # h or da; the parts of the product with Wh.
         depth, width = (4 * H, H) if steps.backward else (H, 4 * H)
-        self.factor, self.result = cp.empty((N, depth), steps.factors), cp.empty((N, width), steps.computed)
-        self.Wh = cp.empty((H, 4 * H), steps.factors)
-        Wh = self.Wh.T if steps.backward else self.Wh
-        self._product = FixedProduct(self.factor, Wh, self.result, precision=steps.precision)
+        parts = steps.parts
+        self.factor, self.result = cp.empty((N, depth), steps.factors), cp.empty((parts, N, width), steps.computed)
+        self.Wh = cp.empty((4 * H, H), steps.factors).T if steps.turned else cp.empty((H, 4 * H), steps.factors)
+        factor = self.factor.reshape(N, parts, depth // parts).swapaxes(0, 1)
+        Wh = (self.Wh.T if steps.backward else self.Wh).reshape(parts, depth // parts, width)
+        self._product = FixedProduct(factor, Wh, self.result, precision=steps.precision)
         names = "fill_chunk", steps.expression
         self._fill, self._cell = (kernels.function(FILES, name, names) for name in names)
 
@@ -85,12 +106,13 @@ class Runner:
         lacking = sorted(set(lengths(count)) - set(self.graphs))
         if not lacking:
             return
-        with blas.working(self.workspace):
-            # What runs for the first time is loaded, which cannot be while a stream captures.
-            self._product()
-            self._launch_cell(0, 0)
-        for length in lacking:
-            self.graphs[length] = replay.captured(lambda length=length: self._launch(length))
+        with replay.capturing:
+            with blas.working(self.workspace):
+                # What runs for the first time is loaded, which cannot be while a stream captures.
+                self._product()
+                self._launch_cell(0, 0)
+            for length in lacking:
+                self.graphs[length] = replay.captured(lambda length=length: self._launch(length))
 
     def run(self, count, **words):
         """So many steps, backward from the last one; `words` are those of a Chunk, or arrays."""

@@ -4,6 +4,8 @@ from functools import cache
 
 import numpy as np
 
+from .replay import capturing
+
 # Read by cuBLAS while it is called.
 SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
 DATA_TYPES = {
@@ -27,7 +29,8 @@ class Product:
         from cupy_backends.cuda.libs import cublas
 
         (M, K), N = A.shape, B.shape[1]
-        handle = device.get_cublas_handle()
+        with capturing:  # a thread's first one is made
+            handle = device.get_cublas_handle()
         kind, out_kind, zero, one = _constants(A.dtype, out.dtype)
         compute = _compute_type(cublas, handle, kind, out_kind, precision)
         A, turn_A, leading_A = _layout(A)

@@ -23,6 +23,9 @@ KEPT, KEPT_BYTES = 8, 1 << 28
 BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
 BLOCK = 256
+# For what one thread at a time may do: capture, and what spoils the capture of any other, which is to wait for the
+# whole device, as the making of a handle of cuBLAS does.
+capturing = threading.RLock()
 
 
 class Runner:
@@ -64,17 +67,30 @@ class Runner:
             self._step(self.steps.grid, (self.steps.block,), arguments)
 
     def _captured(self):
-        self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
-        return captured(lambda: self._launch(range(CHUNK)))
+        with capturing:
+            self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
+            return captured(lambda: self._launch(range(CHUNK)))
 
 
 def captured(launch):
-    """A graph of all that a function launches."""
-    from cupy.cuda import Stream
+    """A graph of all that a function launches.
+
+    Another thread, of the caller's own, may spoil a capture. So one that fails is tried once more.
+    """
+    with capturing:
+        try:
+            return _captured(launch)
+        except Exception:
+            return _captured(launch)
+
+
+def _captured(launch):
+    from cupy.cuda import Stream, runtime
 
     stream = Stream(non_blocking=True)
     with stream:
-        stream.begin_capture()
+        # In this mode, no thread is kept from making arrays meanwhile.
+        stream.begin_capture(runtime.streamCaptureModeRelaxed)
         try:
             launch()
         finally:
