@@ -137,7 +137,7 @@ class Pass(NamedTuple):
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        return f"grid::{self.kernel}<{self.states}, {self.product.name}>"
+        return f"grid::{self.kernel}<{self.states}, {self.product.name}, {self.tiles}>"
 
     @property
     def seconds(self):
@@ -193,9 +193,10 @@ def most_units(dtype, precision, chip):
 def expressions():
     """Every kernel that a plan can ask for, by its C++ name."""
     every = (
-        Pass(kernel, TYPES[dtype], product, 1, 1, 1, 1)
+        Pass(kernel, TYPES[dtype], product, 1, 1, tiles, 1)
         for (dtype, _), products in PRODUCTS.items()
         for kernel, product in zip(KERNELS, products, strict=True)
+        for tiles in range(1, product.down + 1)
     )
     return tuple(part.expression for part in every)
 
