@@ -18,7 +18,7 @@ def passes(fake, expression, grid, block, shared, work):
     """What is launched, looked at closely; what does the same in NumPy; and a line for the fake's calls."""
     given = dict(zip(WORDS, work[0].tolist(), strict=True))
     kernel, _, types = expression.removeprefix("grid::").partition("<")
-    states, product = types[:-1].split(", ")
+    states, product, tiles = types[:-1].split(", ")
     states, across, single = (
         dtype_of(NAMES[states]),
         ACROSS["Widened" if "Widened" in product else product],
@@ -29,6 +29,7 @@ def passes(fake, expression, grid, block, shared, work):
     rows, wide = chains * given["tiles"] * ROWS, GATES if backward else 1
     row_type = states if product in ("Half", "Bfloat") else single
     assert (T >= 1, N >= 1, H >= 1) == (True,) * 3
+    assert tiles == str(given["tiles"])
     assert grid == (slices * replicas,)
     assert block == (32 * WARPS,)
     assert shared <= SHARED

@@ -21,7 +21,7 @@ class OnFake(Library):
         return np.array(array).astype(fake_cupy.dtype_of(dtype or "float64")).view(fake_cupy.Array)
 
 
-# Looks at a signal: far more than it takes here, and far less than a test may take.
+# Looks at a message: far more than it takes here, and far less than a test may take.
 PATIENCE = 20_000
 LIB = OnFake("fake", np, None)
 

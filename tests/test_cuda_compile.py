@@ -150,7 +150,7 @@ def test_grids_read_messages_past_the_first_cache(nvrtc, architecture):
         assert len(re.findall(r"ld\.relaxed\.gpu\.global\.v4", code)) >= 4, name
         assert code.count("st.relaxed.gpu.global.u32") >= 2, name
         assert code.count("fence.acq_rel.gpu") == 1, name
-        wanted = shapes.get(name.rstrip(">").split(", ")[1], "m16n8k8")
+        wanted = shapes.get(name.split(", ")[1], "m16n8k8")
         found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
         assert len(found) == (wanted is not None), name
         assert wanted is None or found.pop().startswith(wanted), name

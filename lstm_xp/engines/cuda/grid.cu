@@ -5,7 +5,7 @@
 // units; backward it is one gate of 16 * MT units, and the four blocks with the gates of the same units are a *team*,
 // whose sums are added in order. In either case a block has the cells of 4 * MT units to itself.
 //
-// A *chain* is so many rows of the batch (8 * tiles): it never meets another one, and belongs to one replica. Where a
+// A *chain* is so many rows of the batch (8 * TILES): it never meets another one, and belongs to one replica. Where a
 // replica has several, one is worked on while messages of the others are on their way.
 //
 // What all units of a step need of the step before (h forward, da backward) is a *message* in global memory: rows of
@@ -113,12 +113,12 @@ __device__ inline void lose_forward(const Work& work, const Place& place, long l
 }
 
 // Step t reads message t, which is the h before it.
-template <typename S, typename P>
+template <typename S, typename P, unsigned TILES>
 __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
     typedef typename P::Row Row;
     if (!complete(work, [&](const Place& place) { lose_forward<S, P>(work, place, 0); })) return;
     const Place place(work, blockIdx.x);
-    Block<S, P, false> block(work, place.slice);
+    Block<S, P, TILES, false> block(work, place.slice);
     const unsigned H = work.H, high = ROWS * work.tiles, rows = work.chains * high, pitch = work.pitch;
     const size_t size = size_t(work.N) * H;
     auto message = [&](unsigned number, unsigned row) {
@@ -147,9 +147,9 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
                 for (unsigned j = 0; j < GATES; ++j) a[j] = gates[j * H];
                 prev_c = *(t == 0 ? work.c0 + at : work.kept ? c - size : c);
             }
-            Sums<P> result;
+            Sums<P, TILES> result;
             bool here = block.multiply(work, result, message(t, chain * high), pitch, rows_of(work, chain));
-            block.share(result, work.tiles);
+            block.share(result);
             if (__syncthreads_or(!here)) return leave(work, [&] { lose_forward<S, P>(work, place, t); });
             S h = {};
             if (cell.there) {
@@ -159,6 +159,9 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
             }
             bool mine = say(cell, t + 1, h);
             __syncthreads();  // the sums have been read
+            renew(t + 1, [&](unsigned old) {
+                if (mine) put(message(old, cell.row) + cell.unit, MISSING);
+            });
             if (cell.there) {
                 for (unsigned j = 0; j < GATES; ++j) gates[j * H] = gate[j];
                 *c = next_c;
@@ -166,9 +169,6 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
                 if (t + 1 < work.T)
                     for (unsigned j = 0; j < GATES; ++j) expect(gates + GATES * size + j * H);
             }
-            renew(t + 1, [&](unsigned old) {
-                if (mine) put(message(old, cell.row) + cell.unit, MISSING);
-            });
         }
 }
 
@@ -186,12 +186,12 @@ __device__ inline void lose_backward(const Work& work, const Place& place, long 
 
 // Step t is that of the gradients da; the last one, at -1, is that of h0 alone. A step reads the message of the one
 // before it, if there is one, and so does a team at its sums.
-template <typename S, typename P>
+template <typename S, typename P, unsigned TILES>
 __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
     constexpr unsigned WIDE = COLUMNS * MT_OF<P>;
     if (!complete(work, [&](const Place& place) { lose_backward<P>(work, place, work.T - 1); })) return;
     const Place place(work, blockIdx.x);
-    Block<S, P, true> block(work, place.slice);
+    Block<S, P, TILES, true> block(work, place.slice);
     const unsigned H = work.H, high = ROWS * work.tiles, rows = work.chains * high, pitch = work.pitch;
     const unsigned team = place.slice / GATES, own = place.slice % GATES, units = work.slices / GATES * WIDE;
     const size_t size = size_t(work.N) * H;
@@ -205,18 +205,18 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
         const unsigned number = work.T - 1 - t;
         for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
             const Cell<P> cell(work, place, chain);
-            const size_t at = size_t(cell.row) * H + cell.unit, first = t * GATES * size + 3 * size_t(cell.row) * H + at;
             if (number > 0) {
-                Sums<P> result;
+                Sums<P, TILES> result;
                 bool here = block.multiply(
                     work, result, message(number, chain * high, own), GATES * pitch, rows_of(work, chain));
-                block.share(result, work.tiles);
+                block.share(result);
                 if (__syncthreads_or(!here)) return leave(work, [&] { lose_backward<P>(work, place, t); });
                 for (unsigned k = threadIdx.x; k < WIDE * high; k += LANES * WARPS)
                     tell(
                         sums_of(number, chain * high + k / WIDE, team * WIDE + k % WIDE) + own,
                         bits(block.total(k / WIDE, k % WIDE)));
             }
+            const size_t at = size_t(cell.row) * H + cell.unit, first = t * GATES * size + 3 * size_t(cell.row) * H + at;
             float gate[GATES] = {}, da[GATES] = {}, c = 0, prev_c = 0, dc = 0, outer = 0, dh = 0;
             if (cell.there && t >= 0) {
                 for (unsigned j = 0; j < GATES; ++j) gate[j] = work.gates[first + j * H];
@@ -249,18 +249,18 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
                 if (cell.there) work.dh[at] = dh;
                 continue;
             }
-            if (cell.there) {
-                for (unsigned j = 0; j < GATES; ++j) work.da[first + j * H] = da[j];
-                work.dc[at] = dc;
-                if (t > 0)
-                    for (unsigned j = 0; j < GATES; ++j) expect(work.gates + first + j * H - GATES * size);
-            }
             renew(number + 1, [&](unsigned old) {
                 for (unsigned j = 0; j < GATES; ++j) {
                     if (cell.told) put(message(old, cell.row, j) + cell.unit, MISSING);
                     if (cell.there) put(sums_of(old, cell.row, cell.unit) + j, MISSING);
                 }
             });
+            if (cell.there) {
+                for (unsigned j = 0; j < GATES; ++j) work.da[first + j * H] = da[j];
+                work.dc[at] = dc;
+                if (t > 0)
+                    for (unsigned j = 0; j < GATES; ++j) expect(work.gates + first + j * H - GATES * size);
+            }
         }
     }
 }

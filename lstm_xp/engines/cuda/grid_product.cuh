@@ -72,23 +72,22 @@ __device__ inline Sixteen fragment(Widened<S>, const Sixteen (&parts)[1], unsign
     return a;
 }
 
-// Sums of a warp: `add` takes one chunk, of which a lane has read 16 bytes of one row of each eight. It may use a place
-// in shared memory that is the warp's own.
-template <typename P>
+// Sums of a warp for NT times eight rows: `add` takes one chunk, of which a lane has read 16 bytes of one row of each
+// eight. It may use a place in shared memory that is the warp's own. A lane reads a GROUP of chunks at once.
+template <typename P, unsigned NT>
 struct Sums {
-    static constexpr unsigned MT = MT_OF<P>, NT = 2, PARTS = PARTS_OF<P>;
+    static constexpr unsigned MT = MT_OF<P>, PARTS = PARTS_OF<P>, GROUP = 2 * HELD_OF<P> / NT;
     float d[MT][NT][4] = {};
 
-    __device__ void add(const Sixteen (&weights)[MT][PARTS], const Sixteen (&rows)[NT], unsigned tiles, Sixteen*) {
+    __device__ void add(const Sixteen (&weights)[MT][PARTS], const Sixteen (&rows)[NT], Sixteen*) {
 #pragma unroll
         for (unsigned m = 0; m < MT; ++m) {
             Sixteen first = fragment(P(), weights[m], 0), second = fragment(P(), weights[m], 1);
 #pragma unroll
-            for (unsigned n = 0; n < NT; ++n)
-                if (n < tiles) {
-                    P::mma(d[m][n], first, rows[n].word[0], rows[n].word[1]);
-                    P::mma(d[m][n], second, rows[n].word[2], rows[n].word[3]);
-                }
+            for (unsigned n = 0; n < NT; ++n) {
+                P::mma(d[m][n], first, rows[n].word[0], rows[n].word[1]);
+                P::mma(d[m][n], second, rows[n].word[2], rows[n].word[3]);
+            }
         }
     }
 
@@ -99,17 +98,17 @@ struct Sums {
 // On FMA units: a lane has the products of its own weights, two columns at four k, with all rows, which come from other
 // lanes.
 template <>
-struct Sums<Ieee> {
-    static constexpr unsigned MT = MT_OF<Ieee>, NT = 1;
+struct Sums<Ieee, 1> {
+    static constexpr unsigned MT = MT_OF<Ieee>, GROUP = HELD_OF<Ieee>;
     float own[MT][2][ROWS] = {};
 
-    __device__ void add(const Sixteen (&weights)[MT][2], const Sixteen (&rows)[NT], unsigned, Sixteen* place) {
+    __device__ void add(const Sixteen (&weights)[MT][2], const Sixteen (&rows)[1], Sixteen* place) {
         unsigned lane = threadIdx.x % LANES;
         __syncwarp();
         place[lane] = rows[0];
-        __syncwarp();
 #pragma unroll
         for (unsigned r = 0; r < ROWS; ++r) {
+            if (r % 2 == 0) __syncwarp();  // more than once, or rows would be read for which there are no registers
             Sixteen row = place[4 * r + lane % 4];
 #pragma unroll
             for (unsigned m = 0; m < MT; ++m)
@@ -144,7 +143,7 @@ struct Sums<Ieee> {
 };
 
 // One block's slice of the weights, and the sums of its warps.
-template <typename S, typename P, bool BACKWARD>
+template <typename S, typename P, unsigned NT, bool BACKWARD>
 struct Block {
     static constexpr unsigned MT = MT_OF<P>, HELD = HELD_OF<P>, PARTS = PARTS_OF<P>, PITCH = COLUMNS * MT + 4;
     typedef typename P::Row Row;
@@ -159,7 +158,7 @@ struct Block {
         warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
         H = work.H, chunks = work.pitch / per_chunk<P>();
         sums = reinterpret_cast<Eight*>(shared_memory());
-        kept = reinterpret_cast<Sixteen*>(sums + WARPS * work.tiles) + lane;
+        kept = reinterpret_cast<Sixteen*>(sums + WARPS * NT) + lane;
         Slice<P, S, BACKWARD> weights = {
             static_cast<const S*>(work.Wh), work.Wh_by_row, work.Wh_by_column, unsigned(work.H), slice % GATES};
         unsigned columns = (BACKWARD ? slice / GATES : slice) * COLUMNS * MT;
@@ -193,8 +192,9 @@ struct Block {
 
     // This warp's share of the product with `count` rows of a message, `apart` values from each other; false if it is
     // time to leave. The warp's place for sums is used on the way.
-    __device__ bool multiply(const Work& work, Sums<P>& result, const Row* rows, size_t apart, unsigned count) const {
-        constexpr unsigned GROUP = HELD, NT = Sums<P>::NT;
+    __device__ bool multiply(const Work& work, Sums<P, NT>& result, const Row* rows, size_t apart, unsigned count) const {
+        constexpr unsigned GROUP = Sums<P, NT>::GROUP;
+        static_assert(GROUP >= HELD, "what is held is of the first group");
         unsigned own_row = lane / 4, own_k = lane % 4 * per_lane<P>();
         rows += own_row * apart + own_k;
         Sixteen read[GROUP][NT];
@@ -222,40 +222,37 @@ struct Block {
                 return any;
             });
         };
-        if (warp < chunks) {
-            if (!hear(warp)) return false;
-#pragma unroll
-            for (unsigned i = 0; i < HELD; ++i)
-                if (i * WARPS + warp < chunks) result.add(held[i], read[i], work.tiles, place);
-        }
-        for (unsigned first = HELD * WARPS + warp; first < chunks; first += GROUP * WARPS) {
+        for (unsigned first = warp; first < chunks; first += GROUP * WARPS) {
             if (!hear(first)) return false;
 #pragma unroll
-            for (unsigned i = 0; i < GROUP; ++i)
-                if (first + i * WARPS < chunks) {
+            for (unsigned i = 0; i < GROUP; ++i) {
+                unsigned chunk = first + i * WARPS;
+                if (chunk >= chunks) break;
+                if (i < HELD && first == warp) {
+                    result.add(held[i % HELD], read[i], place);
+                } else {
                     Sixteen weights[MT][PARTS];
 #pragma unroll
                     for (unsigned m = 0; m < MT; ++m)
-                        for (unsigned part = 0; part < PARTS; ++part)
-                            weights[m][part] = *kept_at(first + i * WARPS, m, part);
-                    result.add(weights, read[i], work.tiles, place);
+                        for (unsigned part = 0; part < PARTS; ++part) weights[m][part] = *kept_at(chunk, m, part);
+                    result.add(weights, read[i], place);
                 }
+            }
         }
         result.finish();
         return true;
     }
 
     // To where `total` finds them after a barrier.
-    __device__ void share(const Sums<P>& result, unsigned tiles) {
+    __device__ void share(const Sums<P, NT>& result) {
         __syncwarp();
 #pragma unroll
-        for (unsigned n = 0; n < Sums<P>::NT; ++n)
-            if (n < tiles)
+        for (unsigned n = 0; n < NT; ++n)
 #pragma unroll
-                for (unsigned m = 0; m < MT; ++m)
-                    for (unsigned j = 0; j < 4; ++j)
-                        sums[n * WARPS + warp][lane % 4 * 2 + j % 2][COLUMNS * m + lane / 4 + j / 2 * 8] =
-                            result.of(m, n, j);
+            for (unsigned m = 0; m < MT; ++m)
+                for (unsigned j = 0; j < 4; ++j)
+                    sums[n * WARPS + warp][lane % 4 * 2 + j % 2][COLUMNS * m + lane / 4 + j / 2 * 8] =
+                        result.of(m, n, j);
     }
 
     __device__ float total(unsigned row, unsigned column) const {
