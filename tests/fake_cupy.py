@@ -348,8 +348,9 @@ class Fake:
     def launch_cluster(self, kernel, expression, grid, block, arguments, shared):
         """The kernels of cluster.cu: a cluster's blocks run at once."""
         name, _, types = expression.rstrip(">").partition("<")
-        stored, product, *counts = types.split(", ")
-        blocks, tiles, *_ = map(int, counts)
+        stored, *others = types.split(", ")
+        product, blocks, tiles = others[name == "cluster_backward" :][:3]
+        blocks, tiles = int(blocks), int(tiles)
         T, N, H, units, _ = map(int, arguments[-5:])
         self.calls.append((name, types, grid, T, N, H))
         device = self.current[-1].id

@@ -2,6 +2,7 @@
 // cluster_product.cuh.
 //
 //   S  what states and weights are stored as: float16, bfloat16, float. All is computed in float.
+//   W  what weights are kept as; forward that is S, backward it may be float: then nothing is widened at every step
 //   P  the product: Half, Bfloat, Tf32, Tf32x3 (on tensor cores) or Ieee (on FMA units)
 //   C, NT  a cluster of C blocks computes 8 * NT rows of the batch: clusters know nothing of each other
 //   KS  so many warps share the depth of a product
@@ -24,8 +25,8 @@
 // units have there, and for cells.
 template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
-    unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 48 : 0) + cells;
-    return held <= 48 ? 512 : held <= 96 ? 384 : 256;
+    unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 40 : 0) + cells;
+    return held <= 52 ? 512 : held <= 96 ? 384 : 256;
 }
 
 // Cells of a thread, at most.
@@ -65,7 +66,7 @@ struct Cell {
 
 template <typename S, typename P, int C, int NT, int KS, int HELD>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD, 8 * (cells_forward(NT, KS) + 1)), 1) cluster_forward(
+    __launch_bounds__(most_threads<P, S>(HELD, 20 * cells_forward(NT, KS)), 1) cluster_forward(
         const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
         int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
@@ -189,9 +190,9 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 // Backward. A warp computes shares for GROUPS times 32 units.
 
-template <typename S, typename P, int C, int NT, int KS, int HELD, int GROUPS>
+template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD * GROUPS, 16 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 12 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
@@ -200,7 +201,7 @@ __global__ void __cluster_dims__(C, 1, 1)
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
     const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
-    const unsigned weight_size = slots * Part<P, S>::PIECES * LANES;
+    const unsigned weight_size = slots * Part<P, W>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
     Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
     float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
@@ -209,13 +210,16 @@ __global__ void __cluster_dims__(C, 1, 1)
     if (C > 1 && threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
     auto unit_of = [&](unsigned of_warp, unsigned set) { return (group + busy * of_warp) * 32 + set * 8; };
-    Weights<P, S, HELD> weights[GROUPS];
+    Weights<P, W, HELD> weights[GROUPS];
 #pragma unroll
     for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {
         weights[of_warp].shared = shared + (self.warp * GROUPS + of_warp) * weight_size + self.lane;
         weights[of_warp].load(count, part, KS, [&](unsigned set, unsigned k) {
             unsigned to = unit_of(of_warp, set) + self.g, from = k / GATES, unit = self.rank * U + from;
-            return to < H && from < U && unit < H ? Wh[to * by_row + (k % GATES * size_t(H) + unit) * by_column] : S();
+            bool exists = to < H && from < U && unit < H;
+            W v;
+            keep(exists ? Wh[to * by_row + (k % GATES * size_t(H) + unit) * by_column] : S(), v);
+            return v;
         });
     }
     for (unsigned k = threadIdx.x; k < 2 * rows_size; k += blockDim.x) rows[k] = {};

@@ -27,7 +27,9 @@ MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
 # Parts of the weights that a lane keeps in registers: as many as there are, or fit.
 HELD = 8, 6, 5, 4, 2, 1
 # Registers of weights -> threads of a block, at most; as in cluster.cu.
-THREADS = {48: 512, 96: 384, 224: 256}
+THREADS = {52: 512, 96: 384, 204: 256}
+# Times 16 bytes of weights that a lane keeps in registers, at most.
+MOST_PIECES = 36
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
@@ -46,6 +48,7 @@ class Cut(NamedTuple):
 
     kernel: str
     stored: str  # the type of weights and states
+    kept: str  # that of weights in a block's memory
     product: str
     blocks: int  # of a cluster
     tiles: int
@@ -98,13 +101,13 @@ class Cut(NamedTuple):
     @property
     def pieces(self):
         """Times 16 bytes, of the weights of a lane for one chunk."""
-        return 4 * WEIGHT_BYTES[self.stored] // ITEM_BYTES[self.product]
+        return 4 * WEIGHT_BYTES[self.kept] // ITEM_BYTES[self.product]
 
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        of_cells = 16 * self.groups + 24 * (self.cells - 1) if self.backward else 8 * (self.cells + 1)
-        more = of_cells + (48 if self.product == "Ieee" else 0)
+        of_cells = 12 * self.groups + 24 * (self.cells - 1) if self.backward else 20 * self.cells
+        more = of_cells + (40 if self.product == "Ieee" else 0)
         held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
 
@@ -133,13 +136,16 @@ class Cut(NamedTuple):
     def fits(self):
         """Whether a block has the memory, and a lane the registers."""
         there_are = self.held <= self.chunks and self.cells <= MOST_CELLS[self.kernel]
-        return there_are and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
+        registers = self.pieces * self.held * self.groups <= MOST_PIECES
+        return there_are and registers and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
 
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        numbers = self.blocks, self.tiles, self.parts, self.held, *((self.groups,) if self.backward else ())
-        return f"{self.kernel}<{self.stored}, {self.product}, {', '.join(map(str, numbers))}>"
+        types, numbers = [self.stored, self.product], [self.blocks, self.tiles, self.parts, self.held]
+        if self.backward:
+            types[1:1], numbers[4:] = [self.kept], [self.groups]
+        return f"{self.kernel}<{', '.join(map(str, types + numbers))}>"
 
     def seconds(self, processors):
         """An estimate of one step: as many clusters as there is room for, one after the other."""
@@ -208,8 +214,13 @@ def cuts(kernel, stored, product, N, H):
     tiles = TILES[:1] if product in ("Ieee", "Tf32x3") or N <= ROWS else TILES
     for blocks, count, parts in product_of(BLOCKS, tiles, PARTS[kernel]):
         # Several times 32 columns for each warp only where there would be too many warps.
-        most = (1, 2, 3) if kernel == "cluster_backward" and blocks == BLOCKS[-1] else (1,)
-        every = (Cut(kernel, stored, product, blocks, count, parts, held, groups, N, H) for groups in most for held in HELD)
+        backward, most = kernel == "cluster_backward", blocks == BLOCKS[-1]
+        every = (
+            Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
+            for kept in dict.fromkeys(("float", stored) if backward else (stored,))
+            for groups in ((1, 2, 3) if backward and most else (1,))
+            for held in HELD
+        )
         yield from islice((cut for cut in every if cut.fits), 1)
 
 

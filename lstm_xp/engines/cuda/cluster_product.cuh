@@ -30,6 +30,14 @@ __device__ inline float rounded(Tf32, float v) { return float_from_bits(tf32_fro
 
 // Weights
 
+// A weight as it is kept: as it is stored, or as a float.
+__device__ inline void keep(float16 v, float16& kept) { kept = v; }
+__device__ inline void keep(bfloat16 v, bfloat16& kept) { kept = v; }
+template <typename S>
+__device__ inline void keep(S v, float& kept) {
+    kept = widen(v);
+}
+
 // Of one chunk, what a lane has: PER_LANE values of the depth for each of the columns g, 8 + g, 16 + g, 24 + g.
 template <typename P, typename S>
 struct Part {
