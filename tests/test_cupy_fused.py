@@ -369,7 +369,7 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
         try:
             together.wait()
             if k % 2:  # a new thread, while another captures
-                begun.wait()
+                begun.wait(60)
             with fake_cupy.Stream(non_blocking=True):
                 arrays = arrays_of(LIB, values[k], "float32")
                 cupy_fused.product(arrays["h0"], arrays["Wh"])
