@@ -355,12 +355,12 @@ def test_a_capture_that_was_spoiled_is_tried_once_more(machine):
 
 def test_threads_capture_one_after_the_other(machine, monkeypatch):
     """And none makes a handle of cuBLAS, or sets the stream of ours, while another captures."""
-    count, failed = 6, []
+    count, failed, begun = 6, [], threading.Event()
     values = [engine_problem(9, 3, 5, seed) for seed in range(count)]
     captured = replay._captured
 
     def slowly(launch):
-        return captured(lambda: (time.sleep(0.02), launch()))
+        return captured(lambda: (begun.set(), time.sleep(0.02), launch()))
 
     monkeypatch.setattr(replay, "_captured", slowly)
     together = threading.Barrier(count)
@@ -368,7 +368,8 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
     def work(k):
         try:
             together.wait()
-            time.sleep(k / 100)  # some begin while others capture
+            if k % 2:  # a new thread, while another captures
+                begun.wait(60)
             with fake_cupy.Stream(non_blocking=True):
                 arrays = arrays_of(LIB, values[k], "float32")
                 cupy_fused.product(arrays["h0"], arrays["Wh"])
