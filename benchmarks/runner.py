@@ -139,7 +139,7 @@ def sizes(problem):
 def statistics(rounds):
     """Median and quartiles over the calls of all rounds, and each round's median."""
     calls = [time for taken in rounds for time in taken]
-    q1, middle, q3 = quantiles(calls, n=4, method="inclusive")
+    q1, middle, q3 = quantiles(calls, n=4, method="inclusive") if len(calls) > 1 else 3 * calls
     return {
         "median_s": middle,
         "q1_s": q1,

@@ -176,8 +176,8 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         h = xp.permute_dims(output, (1, 0, 2))
 
     h_n, c_n = timeline.where_empty(start_h, h_n), timeline.where_empty(start_c, c_n)
-    copy = engines.copy(chosen)
-    h_n, c_n = copy(h_n, x.dtype), copy(c_n, x.dtype)
+    copy, rounded = engines.copy(chosen), narrow(c_n)
+    h_n, c_n = copy(h_n), copy(c_n) if rounded is c_n else rounded
     kept = (None,) * 8
     if training:
         kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))

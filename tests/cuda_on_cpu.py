@@ -51,6 +51,8 @@ static float float_from_half(unsigned short half) { return same_bits<_Float16>(h
 static unsigned short half_from_float(float v) { return same_bits<unsigned short>(_Float16(v)); }
 static float float_from_bits(unsigned bits) { return same_bits<float>(bits); }
 static unsigned bits_from_float(float v) { return same_bits<unsigned>(v); }
+static float power_of_two(float v) { return std::exp2(v); }
+static float reciprocal(float v) { return 1 / v; }
 
 struct Block;
 struct Thread {
@@ -104,13 +106,18 @@ const unsigned GUARD = 64;  // behind it
 static char* memory_of(Block& block) { return block.memory.data() + 16 - size_t(block.memory.data()) % 16; }
 static char* shared_memory() { return memory_of(*current->block); }
 
-static float __shfl_xor_sync(unsigned, float v, unsigned other) {
+template <typename V>
+static V __shfl_xor_sync(unsigned, V v, unsigned other) {
     float(&brought)[32] = current->block->brought[threadIdx.x / 32];
-    brought[threadIdx.x % 32] = v;
+    brought[threadIdx.x % 32] = same_bits<float>(v);
     __syncwarp();
-    v = brought[threadIdx.x % 32 ^ other];
+    v = same_bits<V>(brought[threadIdx.x % 32 ^ other]);
     __syncwarp();
     return v;
+}
+static bool __any_sync(unsigned, bool said) {
+    for (unsigned apart = 1; apart < 32; apart *= 2) said |= __shfl_xor_sync(0, unsigned(said), apart) != 0;
+    return said;
 }
 
 // What cluster.cuh says in PTX: the blocks that run at once are a cluster. Messages come late, and in any order.
@@ -141,19 +148,20 @@ static void announce(void* barrier, unsigned bytes) {
 static void await(void* barrier, unsigned parity) {
     wait_until([&] { return barriers.at(barrier).ended % 2 != parity; });
 }
-static void send_bytes(const void* v, unsigned size, void* place, void* barrier, unsigned rank) {
-    long there = memory_of(blocks.at(rank)) - shared_memory();
-    Message message = {{}, size, rank, static_cast<char*>(place) + there, static_cast<char*>(barrier) + there};
+struct Remote {
+    unsigned rank;
+};
+static Remote remote(unsigned rank) { return {rank}; }
+static void send_bytes(const void* v, unsigned size, const void* place, const void* barrier, Remote to) {
+    long there = memory_of(blocks.at(to.rank)) - shared_memory();
+    char *its_place = (char*)place + there, *its_barrier = (char*)barrier + there;
+    Message message = {{}, size, to.rank, its_place, its_barrier};
     memcpy(message.bytes, v, size);
     on_their_way.push_back(message);
 }
 template <typename V>
-static void send(const V& v, void* place, void* barrier, unsigned rank) {
-    send_bytes(&v, sizeof v, place, barrier, rank);
-}
-static void send(float v, float w, void* place, void* barrier, unsigned rank) {
-    float both[] = {v, w};
-    send_bytes(both, sizeof both, place, barrier, rank);
+static void send(const V& v, const void* place, const void* barrier, Remote to) {
+    send_bytes(&v, sizeof v, place, barrier, to);
 }
 static void deliver(const Message& message) {
     Block& to = blocks[message.rank];
@@ -319,16 +327,16 @@ static int __syncthreads_or(int said) {
     return found;
 }
 
-// Words in global memory by which blocks wait for each other; who looks at one counts the looks.
-static unsigned look_at(const unsigned* signal) { return *signal; }
-static void add_one(unsigned* signal) { ++*signal; }
+// Global memory in which blocks wait for each other's words; who finds one missing looks again.
+template <typename V>
+static void look(V& v, const void* place, bool wanted) {
+    if (wanted) memcpy(&v, place, sizeof v);
+}
+static unsigned look_at(const unsigned* place) { return *place; }
+static void put(void* place, unsigned word) { memcpy(place, &word, sizeof word); }
+static void fence() {}
 static void relax() { moved = true, pass(); }
 static void expect(const void*) {}
-template <typename V>
-static void exchanged(V& v, const void* place, bool there) {
-    v = V();
-    if (there) memcpy(&v, place, sizeof v);
-}
 """
 
 AFTER = r"""

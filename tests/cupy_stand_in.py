@@ -1,5 +1,6 @@
 """CuPy's names and NumPy's arrays: as much as the programme for a GPU uses beside arrays. Kernels are only recorded."""
 
+from contextlib import nullcontext
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -12,13 +13,15 @@ class StandIn:
     """As much of CuPy as the programme uses beside arrays. `launched` are the kernels: name, grid, block, arguments."""
 
     def __init__(self, capability="90", pools=True):
-        self.launched, self.freed, self.captured, self.pools = [], 0, None, pools
-        self.pool = np.zeros(0, np.uint8)
+        self.launched, self.made, self.captured, self.pools = [], 0, None, pools
+        self.pool, self.non_portable = np.zeros(0, np.uint8), []
         self.cupy, self.cuda = ModuleType("cupy"), ModuleType("cupy.cuda")
         self.cupy.__getattr__ = lambda name: getattr(np, name)
         self.cupy.cuda, self.cupy.__version__ = self.cuda, "stand-in"
         self.cupy.RawModule, self.cupy.empty = self.RawModule, self.empty
-        self.cupy.get_default_memory_pool = lambda: SimpleNamespace(free_all_blocks=self.free)
+        self.cupy.asnumpy = np.asarray
+        self.cuda.MemoryPool, self.cuda.using_allocator = self.MemoryPool, lambda malloc: nullcontext()
+        self.driver = SimpleNamespace(funcSetAttribute=lambda *asked: self.non_portable.append(asked))
         device = SimpleNamespace(id=0, compute_capability=capability, synchronize=lambda: None)
         self.cuda.Device, self.cuda.Event, self.cuda.Stream = (lambda: device), Host.Event, self.Stream
         self.cuda.get_elapsed_time = lambda start, stop: 1e3 * (stop.time - start.time)
@@ -28,9 +31,10 @@ class StandIn:
             getDeviceProperties=lambda id: properties, driverGetVersion=lambda: 13000, runtimeGetVersion=lambda: 13000,
         )  # fmt: skip
 
-    def free(self):
-        self.freed += 1
+    def MemoryPool(self):
+        self.made += 1
         self.pool = np.zeros(0, np.uint8)
+        return SimpleNamespace(malloc=None, used_bytes=lambda: 0)
 
     def empty(self, shape, dtype):
         """What was freed last, where it suffices: nothing else that the programme asks for is still in use then."""
@@ -50,6 +54,7 @@ class StandIn:
                 assert all(isinstance(value, np.ndarray | np.int32) for value in arguments)
                 (self.launched if self.captured is None else self.captured).append((name, grid, block, arguments))
 
+            kernel.kernel = SimpleNamespace(ptr=name)
             return kernel
 
         return SimpleNamespace(get_function=get_function)

@@ -32,6 +32,7 @@ class Machine:
         self.device, self.last, self.capturing = 0, 100, {}
         self.launches, self.waits, self.wrong, self.products = [], 0, [], []
         self.modules, self.functions, self.launched, self.graphs = {}, {}, set(), {}
+        self.multiplied = set()
 
     def new(self, kept=None, among=None):
         """The handle of something."""
@@ -57,6 +58,16 @@ class Machine:
         self.rule(into is None or name in self.launched, f"{name} is launched for the first time while captured")
         self.launched.add(name)
         (self.launches if into is None else into).append((name, (gx, gy), bx, stream))
+
+    def multiply(self, product):
+        into, kind = self.capturing.get(product["stream"]), tuple(product.values())[:-2]
+        if into is None:
+            self.multiplied.add(kind)
+            self.products.append(product)
+            return
+        self.rule(kind in self.multiplied, "a product is captured whose kernel may not be loaded")
+        self.rule(product["room"] >= 1 << 25, "a product is captured for which cuBLAS would allocate memory")
+        into.append(("product", (1, 1), 1, product["stream"]))
 
     def replay(self, graph, stream):
         self.launches.append((f"graph of {len(self.graphs[graph])}", (1, 1), 1, stream))
@@ -145,20 +156,29 @@ def _replace(module, table):
 
 
 CUBLAS = """
+#include <cstddef>
 extern "C" {
 int cublasCreate_v2(void** handle) { *handle = (void*)1; return 0; }
 int cublasGetMathMode(void*, int* mode) { *mode = 0; return 0; }
 int cublasGetVersion_v2(void*, int* version) { *version = 1; return 0; }
 static void* stream;
-int cublasSetStream_v2(void*, void* given) { stream = given; return 0; }
+static long long room;
+int cublasSetStream_v2(void*, void* given) { stream = given; room = 0; return 0; }
+int cublasSetWorkspace_v2(void*, void*, size_t bytes) { room = bytes; return 0; }
 int (*seen)(long long*);
 int cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
                  const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int compute, int) {
-    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, (long long)stream};
+    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, 1, (long long)stream, room};
+    return seen(all);
+}
+int cublasGemmStridedBatchedEx(void* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* A,
+                               int at, int lda, long long, const void* B, int bt, int ldb, long long,
+                               const void* beta, void* C, int ct, int ldc, long long, int count, int compute, int) {
+    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, count, (long long)stream, room};
     return seen(all);
 }
 """
-PRODUCT = "transa transb m n k Atype lda Btype ldb Ctype ldc compute stream".split()
+PRODUCT = "transa transb m n k Atype lda Btype ldb Ctype ldc compute count stream room".split()
 
 
 def _make_cublas():
@@ -183,7 +203,7 @@ def _make_cublas():
     work.rmdir()
 
     def product(numbers):
-        MACHINE.products.append(dict(zip(PRODUCT, numbers[: len(PRODUCT)], strict=True)))
+        MACHINE.multiply(dict(zip(PRODUCT, numbers[: len(PRODUCT)], strict=True)))
         return 0
 
     kept = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_longlong))(product)

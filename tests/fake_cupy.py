@@ -27,6 +27,7 @@ SIZES = {
     np.int32: ctypes.c_int32,
 }  # what CuPy makes of arguments of a kernel
 MEMORY = 1 << 40
+RELAXED = 2  # CUDA's number of that mode of capture
 # What a launch may have unless the kernel was told otherwise, and at all.
 SHARED_BYTES, MOST_SHARED_BYTES, CLUSTER = 48 * 1024, 232448, 8
 
@@ -52,7 +53,11 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=FAKE.address(self))
+        return SimpleNamespace(ptr=FAKE.address(self), memset_async=self._fill_bytes)
+
+    def _fill_bytes(self, value, size):
+        assert size == self.nbytes
+        self.view(np.uint8)[...] = value
 
     def _waits(self, *arguments, **options):
         raise AssertionError("this would wait for the device")
@@ -96,12 +101,19 @@ class Stream:
     def __exit__(self, *error):
         assert FAKE.streams.pop() is self
 
-    def begin_capture(self):
+    def begin_capture(self, mode):
+        assert mode == RELAXED
         assert self.ptr, "the default stream cannot capture"
+        assert not FAKE.library.threads, "another thread captures"
+        FAKE.library.threads.add(threading.get_ident())
         self.captured = []
 
     def end_capture(self):
         graph, self.captured = Graph(self.captured), None
+        FAKE.library.threads.clear()
+        if FAKE.spoiled:
+            FAKE.spoiled -= 1
+            raise RuntimeError("cudaErrorStreamCaptureInvalidated")
         FAKE.calls.append(("captured", len(graph.launches)))
         return graph
 
@@ -116,7 +128,7 @@ class Graph:
         assert FAKE.current[-1] is self.device
         FAKE.calls.append(("graph", len(self.launches)))
         for launch in self.launches:
-            FAKE.launch(*launch)
+            launch()
 
 
 class Fake:
@@ -126,11 +138,13 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
+        self.spoiled = 0  # captures that are to fail
         self.seed = 0  # of the order in which threads of a launch run whose blocks meet
         self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
         self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
+        self.library = Library()
 
     @property
     def current(self):
@@ -154,10 +168,12 @@ class Fake:
         cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
+        cuda.runtime.streamCaptureModeRelaxed = RELAXED
         cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
+        cublas.check_status = check_status
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
@@ -256,7 +272,7 @@ class Fake:
                         self.launch(expression, grid, block, arguments)
                 else:
                     assert run.loaded, "a kernel cannot be loaded while a stream captures"
-                    captured.append((expression, grid, block, arguments))
+                    captured.append(partial(self.launch, expression, grid, block, arguments))
 
             run.loaded = False
             kernel = Kernel(run)
@@ -332,8 +348,9 @@ class Fake:
     def launch_cluster(self, kernel, expression, grid, block, arguments, shared):
         """The kernels of cluster.cu: a cluster's blocks run at once."""
         name, _, types = expression.rstrip(">").partition("<")
-        stored, product, *counts = types.split(", ")
-        blocks, tiles, _ = map(int, counts)
+        stored, *others = types.split(", ")
+        product, blocks, tiles = others[name == "cluster_backward" :][:3]
+        blocks, tiles = int(blocks), int(tiles)
         T, N, H, units, _ = map(int, arguments[-5:])
         self.calls.append((name, types, grid, T, N, H))
         device = self.current[-1].id
@@ -342,7 +359,7 @@ class Fake:
         assert grid == (blocks * -(-N // (8 * tiles)),)
         assert units % 8 == 0
         assert blocks * units >= H
-        assert 4 * units <= block[0] <= 1024
+        assert block[0] % 32 == 0 < block[0] <= 512
         emulated = CLUSTERS[name](self, dtype_of(NAMES[stored]), product, arguments, (T, N, H, units))
         if self.compiled is None:
             with np.errstate(all="ignore"):
@@ -358,13 +375,20 @@ class Fake:
 
     def get_cublas_handle(self):
         key = threading.get_ident(), self.current[-1].id
+        assert key in self.handles or not self.library.threads, "a handle is made, which waits, while another captures"
         return self.handles.setdefault(key, 1000 + len(self.handles))
 
     def gemmEx(
         self, handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute, algo
     ):  # fmt: skip
-        """C (m, n) = alpha * A @ B + beta * C, columns first, as cuBLAS documents it."""
+        assert self.streams[-1].captured is None, "CuPy calls no cuBLAS while a stream captures"
         assert handle == self.get_cublas_handle(), "a handle of another thread or device"
+        self.multiply(transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute)
+
+    def multiply(
+        self, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc, compute
+    ):  # fmt: skip
+        """C (m, n) = alpha * A @ B + beta * C, columns first, as cuBLAS documents it."""
         types = tuple(BLAS_TYPES[type] for type in (Atype, Btype, Ctype))
         supported = {(name, name, "float32"): (68, 69, 77) for name in ("float16", "bfloat16", "float32")}
         supported["float64", "float64", "float64"] = (70,)
@@ -384,6 +408,70 @@ class Fake:
         with np.errstate(all="ignore"):
             product = (alpha * (right.T @ left.T)).T.astype(inner)
             out[...] = product if beta == 0 else product + inner.type(beta) * out  # unread where beta is 0
+
+
+class Library:
+    """cuBLAS itself, as ctypes has it: its handles, by device, have a stream and a workspace."""
+
+    def __init__(self):
+        self.handles, self.multiplied, self.status = {}, set(), 0
+        self.threads = set()  # that capture
+
+    def cublasCreate_v2(self, handle):
+        handle._obj.value = 5000 + len(self.handles)
+        self.handles[handle._obj.value] = SimpleNamespace(device=FAKE.current[-1], stream=None, workspace=None)
+        return 0
+
+    def cublasSetStream_v2(self, handle, stream):
+        self.handles[handle].stream, self.handles[handle].workspace = stream, None
+        return 0
+
+    def cublasSetWorkspace_v2(self, handle, address, size):
+        FAKE.view(address, (size,), (1,), np.dtype(np.uint8))
+        self.handles[handle].workspace = address, size
+        return 0
+
+    def cublasGemmEx(self, handle, *arguments):
+        return self._multiply(handle, arguments[:-1], lambda: FAKE.multiply(*arguments[:-1]))
+
+    def cublasGemmStridedBatchedEx(self, handle, *arguments):
+        """As many products as `count` says, from one to the next by strides in elements."""
+        *before, A, Atype, lda, by_A, B, Btype, ldb, by_B, beta, C, Ctype, ldc, by_C, count, compute, _ = arguments
+        sizes = (dtype_of(BLAS_TYPES[kind]).itemsize for kind in (Atype, Btype, Ctype))
+        by_A, by_B, by_C = (stride * size for stride, size in zip((by_A, by_B, by_C), sizes, strict=True))
+
+        def each():
+            for k in range(count):
+                left, right = (A + k * by_A, Atype, lda), (B + k * by_B, Btype, ldb)
+                FAKE.multiply(*before, *left, *right, beta, C + k * by_C, Ctype, ldc, compute)
+
+        return self._multiply(handle, arguments[:-1], each)
+
+    def _multiply(self, handle, arguments, multiply):
+        """What is captured was multiplied before, as what is loaded for it; and has a workspace for itself."""
+        used, stream = self.handles[handle], FAKE.streams[-1]
+        assert not self.threads - {threading.get_ident()}, "another thread uses the handle of a capture"
+        assert used.device is FAKE.current[-1], "a handle of another device"
+        assert used.stream == stream.ptr, "not to the current stream"
+        if stream.captured is None:
+            self.multiplied.add(tuple(arguments))
+            multiply()
+        else:
+            assert tuple(arguments) in self.multiplied, "cuBLAS would load a kernel while a stream captures"
+            assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
+            address, size = used.workspace
+
+            def launch():
+                FAKE.view(address, (size,), (1,), np.dtype(np.uint8))
+                multiply()
+
+            if not self.status:
+                stream.captured.append(launch)
+        return self.status if stream.captured is not None else 0
+
+
+def check_status(status):
+    raise type("CUBLASError", (RuntimeError,), {"status": status})(f"status {status}")
 
 
 class Pinned(np.ndarray):
@@ -519,6 +607,67 @@ STEPS = {
     "pack": _pack,
     "forward_step": _step,
     "backward_step": partial(_step, backward=True),
+}
+
+
+# The kernels of chunk.cu, likewise.
+
+
+def _fill_chunk(fake, types, grid, block, arguments):
+    assert len(arguments) == 1 + len(CHUNK)
+    assert (grid, block) == ((1,), (1,))
+    chunk = fake.view(arguments[0], (len(CHUNK),), (1,), np.dtype(np.int64))
+    return lambda: np.copyto(chunk, arguments[1:])
+
+
+def _chunk_step(fake, types, grid, block, arguments, backward=False):
+    chunk, product, factor, *sizes = arguments
+    (offset, size, H), (states, wide) = map(int, sizes), (dtype_of(NAMES[type]) for type in types[:2])
+    assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0] or (size, grid) == (0, (1,))
+    if size == 0:
+        return lambda: None
+    N = size // H
+    seen = dict(zip(CHUNK, fake.view(chunk, (len(CHUNK),), (1,), np.dtype(np.int64)).tolist(), strict=True))
+    t = seen["first"] - offset if backward else seen["first"] + offset
+    assert t >= 0
+
+    def look(name, step, width, dtype=wide):
+        return fake.view(seen[name] + step * N * width * dtype.itemsize, (N, width), (width, 1), dtype)
+
+    prev_c = look("c", t - 1 if backward or seen["kept"] else 0, H) if t else look("c0", 0, H)
+    if not backward:
+        product = fake.view(product, (N, 4 * H), (4 * H, 1), wide)
+        next_h = fake.view(factor, (N, H), (H, 1), states)
+        gates, c, h = look("gates", t, 4 * H), look("c", t if seen["kept"] else 0, H), look("h", t, H, states)
+
+        def forward():
+            a = gates + product
+            cell_forward(a, prev_c.copy(), c, h)
+            next_h[...] = h
+            if seen["kept"]:
+                gates[...] = a
+
+        return forward
+    parts = fake.view(product, (int(types[2]), N, H), (N * H, H, 1), wide)
+    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), wide)
+    outer = np.zeros((N, H), wide)
+    if seen["h"]:
+        start = seen["h"] + t * seen["by_step"] * states.itemsize
+        outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+
+    def run():
+        cell_backward(outer, sum(parts[1:], parts[0]), *rest)
+        factor[...] = rest[-1]
+
+    return run
+
+
+CHUNK = ("first", "gates", "c", "c0", "h", "kept", "da", "dc", "by_step", "by_row", "by_unit")
+STEPS |= {
+    "fill_chunk": _fill_chunk,
+    "chunk_forward": _chunk_step,
+    "chunk_backward": partial(_chunk_step, backward=True),
 }
 
 

@@ -9,7 +9,7 @@ from step_emulation import to_tf32
 
 from lstm_xp.engines.cuda.grid import WORDS
 
-WARPS, ROWS, GATES, LINE = 8, 8, 4, 32
+WARPS, ROWS, GATES, PLACES = 8, 8, 4, 9
 ACROSS = {"Half": 64, "Bfloat": 64, "Widened": 64, "Tf32": 48, "Ieee": 48}  # columns of a slice
 SHARED = 227 * 1024
 
@@ -18,7 +18,7 @@ def passes(fake, expression, grid, block, shared, work):
     """What is launched, looked at closely; what does the same in NumPy; and a line for the fake's calls."""
     given = dict(zip(WORDS, work[0].tolist(), strict=True))
     kernel, _, types = expression.removeprefix("grid::").partition("<")
-    states, product = types[:-1].split(", ")
+    states, product, tiles = types[:-1].split(", ")
     states, across, single = (
         dtype_of(NAMES[states]),
         ACROSS["Widened" if "Widened" in product else product],
@@ -29,6 +29,7 @@ def passes(fake, expression, grid, block, shared, work):
     rows, wide = chains * given["tiles"] * ROWS, GATES if backward else 1
     row_type = states if product in ("Half", "Bfloat") else single
     assert (T >= 1, N >= 1, H >= 1) == (True,) * 3
+    assert tiles == str(given["tiles"])
     assert grid == (slices * replicas,)
     assert block == (32 * WARPS,)
     assert shared <= SHARED
@@ -43,19 +44,18 @@ def passes(fake, expression, grid, block, shared, work):
     else:
         assert units - across // GATES < H <= units
 
-    def look(name, *shape, dtype=single, zeros=False):
+    def look(name, *shape, dtype=single, missing=False):
         assert given[name] % dtype.itemsize == 0
         strides = tuple(int(np.prod(shape[k + 1 :], dtype=np.int64)) for k in range(len(shape)))
         v = fake.view(given[name], shape, strides, dtype)
-        assert not zeros or not np.any(v.view(np.uint8)), f"{name} must be zeros"
+        assert not missing or np.all(v.view(np.uint8) == 0xFF), f"{name} must have all bits set"
         return v
 
-    signals = 1 + chains * (1 + (slices // GATES if backward else 0))
-    assert given["messages"] % 16 == 0
-    look("messages", 2, rows, wide, given["pitch"], dtype=row_type, zeros=True)
-    look("signals", signals * LINE, dtype=np.dtype(np.uint32), zeros=True)
+    assert given["messages"] % 16 == given["sums"] % 16 == 0
+    look("messages", PLACES, rows, wide, given["pitch"], dtype=row_type, missing=True)
+    look("alarm", 1, missing=True)
     if backward:
-        look("sums", GATES, rows, units)
+        look("sums", PLACES, rows, units, GATES, missing=True)
     Wh = fake.view(given["Wh"], (H, GATES * H), (given["Wh_by_row"], given["Wh_by_column"]), states)
     Wh = to_tf32(Wh.astype(np.float32)) if product == "Tf32" else Wh.astype(np.float32)
     gates, c0 = look("gates", T, N, GATES * H), look("c0", N, H)

@@ -7,7 +7,7 @@ from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
-from lstm_xp.engines.cuda import grid, kernels, products, replay, stages
+from lstm_xp.engines.cuda import blas, chunks, grid, kernels, products, replay, stages
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -21,7 +21,7 @@ class OnFake(Library):
         return np.array(array).astype(fake_cupy.dtype_of(dtype or "float64")).view(fake_cupy.Array)
 
 
-# Looks at a signal: far more than it takes here, and far less than a test may take.
+# Looks at a message: far more than it takes here, and far less than a test may take.
 PATIENCE = 20_000
 LIB = OnFake("fake", np, None)
 
@@ -31,6 +31,7 @@ def machine_of(monkeypatch, compiled=None, **options):
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
     monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
+    monkeypatch.setattr(blas, "library", lambda: machine.library)
     forget()
     return machine
 
@@ -56,7 +57,8 @@ def forget():
     )
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
-    replay.forget()
+    for keeping in (replay, blas, chunks):
+        keeping.forget()
 
 
 def plain(results):

@@ -36,15 +36,15 @@ def machine(monkeypatch, kernels_on_cpu):
     forget()
 
 
-def cut_as(monkeypatch, blocks, tiles=1, held=False):
+def cut_as(monkeypatch, blocks, tiles=1, parts=1):
     """Every problem cut in one way."""
 
     def cut(dtype, precision, N, H, processors):
         found = []
         for kernel, product in zip(plans.KERNELS, plans.products(dtype, precision), strict=True):
-            parts = plans.HELD[kernel, TYPES[dtype]] if held else 0
-            found.append(plans.Cut(kernel, TYPES[dtype], product, blocks, tiles, parts, N, H))
-        assert all(part.fits and part.expression in plans.expressions() for part in found)
+            every = plans.cuts(kernel, TYPES[dtype], product, N, H)
+            found += [part for part in every if (part.blocks, part.tiles, part.parts) == (blocks, tiles, parts)]
+        assert len(found) == 2
         return Plan(*found)
 
     monkeypatch.setattr(cupy_cluster, "plan", cut)
@@ -53,18 +53,18 @@ def cut_as(monkeypatch, blocks, tiles=1, held=False):
 # Cuts
 
 
-@pytest.mark.parametrize(
-    ("blocks", "tiles", "held", "H"),
-    [(1, 1, False, 35), (1, 2, False, 20), (4, 1, False, 70), (4, 2, False, 70), (8, 1, False, 70), (8, 2, False, 5),
-     (16, 1, False, 70), (16, 2, False, 5), (16, 1, True, 260)],
-)  # fmt: skip
+CUTS = [(1, 1, 4, 35), (1, 2, 4, 20), (2, 1, 2, 40), (4, 1, 1, 70), (4, 2, 4, 70), (8, 1, 2, 70), (8, 2, 1, 70), (16, 1, 1, 70),
+        (16, 2, 2, 130), (16, 1, 4, 260)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("blocks", "tiles", "parts", "H"), CUTS)
 @numbers
-def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles, held, H):
-    """As C++ and in NumPy: clusters and blocks partly empty, weights in registers, two tiles, threads in any order."""
+def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles, parts, H):
+    """As C++ and in NumPy: clusters and blocks partly empty, a divided depth, two tiles, threads in any order."""
     if tiles == 2 and precision != "tf32" and dtype == "float32":
         pytest.skip("it is planned for one tile alone")
-    cut_as(monkeypatch, blocks, tiles, held)
-    values, engine, found = engine_problem(3, 3 if held else 19, H), cupy_cluster.at(precision), {}
+    cut_as(monkeypatch, blocks, tiles, parts)
+    values, engine, found = engine_problem(3, 3 if H > 200 else 19, H), cupy_cluster.at(precision), {}
     arrays = arrays_of(LIB, values, dtype)
     for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
         machine = machine_of(monkeypatch, compiled)
@@ -91,7 +91,6 @@ def test_the_largest(machine, dtype, H):
     agree(run_engine(cupy_cluster, arrays_of(LIB, values, dtype)), run_engine("array_api", rounded_as(values, dtype)),
           dtype, 2)  # fmt: skip
     cuts = plan(dtype, "ieee", 1, H, 132)
-    assert all(cut.held for cut in cuts)
     assert [call[1] for call in machine.calls] == [cut.expression.partition("<")[2][:-1] for cut in cuts]
 
 
@@ -106,23 +105,28 @@ def test_the_same_bits_in_any_order_of_threads_and_messages(monkeypatch, machine
         assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
-# What is planted in cluster.cu or cluster.cuh.
+# What is planted in cluster.cu or cluster.cuh; and with how many blocks, and how many parts of the depth, that is seen.
 PLANTED = {
-    "a message is not awaited": ("    await(of(k), k / 2 % 2);\n", ""),
-    "the parity of the other phase": ("await(of(k), k / 2 % 2);", "await(of(k), k / 2 % 2 ^ 1);"),
-    "no phase is announced again": ("if (threadIdx.x == 0) announce(of(k), bytes);", ""),
-    "too many bytes are announced": ("announce(barriers + k, bytes);", "announce(barriers + k, bytes + 16);"),
-    "one buffer for all messages": ("+ t % 2 * size + place_of", "+ 1 * size + place_of"),
-    "one buffer for all shares": ("number % 2 * size", "0 * size"),
-    "blocks begin before others are prepared": ("    cluster_sync();\n", "    __syncthreads();\n"),
-    "a block ends before its last message": ("    mail.receive(T - 1);\n", ""),
-    "da is overwritten while it is read": ("            __syncthreads();  // all warps", "  // all warps"),
-    "da is read before it is there": ("            }\n        __syncthreads();\n", "            }\n"),
-    "h is sent before it is there": ("        __syncwarp();\n        if (t == T - 1)", "        if (t == T - 1)"),
-    "shares go to the wrong owner": ("to = first / U;  // one", "to = (first / U + 1) % C;  // one"),
-    "a share of the wrong block": ("share[from * U * TALL]", "share[(from - 1) * U * TALL]"),
-    "c of this step for the one before": ("c + (t - 1) * size_t(N) * H : c0", "c + t * size_t(N) * H : c0"),
-    "padded units send what they compute": ("self.unit < H ? new_h : S()", "new_h"),
+    "a message is not awaited": (4, 1, "    await(of(k), k / 2 % 2);\n", ""),
+    "the parity of the other phase": (4, 1, "await(of(k), k / 2 % 2);", "await(of(k), k / 2 % 2 ^ 1);"),
+    "no phase is announced again": (4, 1, "if (threadIdx.x == 0) announce(of(k), bytes);", ""),
+    "too many bytes are announced": (4, 1, "announce(barriers + k, bytes);", "announce(barriers + k, bytes + 16);"),
+    "one buffer for all messages": (4, 1, "told = rows + t % 2 * size", "told = rows + 1 * size"),
+    "one buffer for all shares": (4, 1, "number % 2 * size", "0 * size"),
+    "blocks begin before others are prepared": (4, 1, "if (C > 1) cluster_sync();", "if (C > 4) cluster_sync();"),
+    "a block ends before its last message": (4, 1, "    if (C > 1) mail.receive(T - 1);\n", ""),
+    "one place for da, read and written": (4, 2, "da_t = rows + number % 2 * rows_size", "da_t = rows"),
+    "da is read before it is there": (4, 1, "two numbers behind.\n        __syncthreads();\n", "two numbers behind.\n"),
+    "sums are read before they are there": (4, 2, "if (KS > 1) __syncthreads();", "if (KS > 2) __syncthreads();"),
+    "a part of the depth twice": (4, 2, "rows + (t + 1) % 2 * size + part * NT * LANES", "rows + (t + 1) % 2 * size"),
+    "h is sent before it is there": (4, 1, "= message;\n                __syncwarp();\n", "= message;\n"),
+    "h is overwritten before it is sent": (4, 1, "                __syncwarp();  // all have", "  // all have"),
+    "shares go to the wrong owner": (4, 1, "remote(first / U < C ? first / U : 0)", "remote((first / U + 1) % C)"),
+    "a share of the wrong block": (4, 1, "share[from * U * TALL]", "share[(from - 1) * U * TALL]"),
+    "rows are not swapped back": (4, 1, "(cell[k].row ^ (cell[k].unit & 4))", "cell[k].row"),
+    "c of this step for the one before": (4, 1, "prev = t > 1 ? c : c0", "prev = t > 1 ? c + step : c0"),
+    "padded units send what they compute": (4, 1, "unit < H ? rounded(P(), new_h[k]) : S()", "rounded(P(), new_h[k])"),
+    "a block alone does not wait for itself": (1, 4, "if (C == 1) __syncthreads();", ""),
 }
 
 
@@ -130,13 +134,13 @@ class Planted:
     """All of them in one source, each in a namespace of its own."""
 
     def __init__(self, folder):
-        source, spaces = kernels.source(*plans.FILES), []
-        for k, (old, new) in enumerate(PLANTED.values()):
+        source, spaces, names = kernels.source(*plans.FILES), [], []
+        for k, (blocks, parts, old, new) in enumerate(PLANTED.values()):
             assert old in source, old
             spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
-        names = [
-            self.within(k, f"{kernel}<float, Tf32, 4, 1, 0>") for k in range(len(PLANTED)) for kernel in plans.KERNELS
-        ]
+            for kernel in plans.KERNELS:
+                (cut,) = (cut for cut in plans.cuts(kernel, "float", "Tf32", 8, 60) if cut[3:6] == (blocks, 1, parts))
+                names.append(self.within(k, cut.expression))
         self.kernels, self.chosen = cuda_on_cpu.Kernels("".join(spaces), names, folder, "-O0"), None
 
     def within(self, k, name):
@@ -157,7 +161,8 @@ def with_errors(kernels_on_cpu, tmp_path_factory):
 @pytest.mark.parametrize("planted", PLANTED)
 def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors, planted):
     """As other bits, or as what the emulator does not allow: some order of threads and messages shows it."""
-    cut_as(monkeypatch, 4)
+    blocks, parts, *_ = PLANTED[planted]
+    cut_as(monkeypatch, blocks, parts=parts)
     values = engine_problem(6, 9, 60)
     values["h0"][0, 3] = np.inf
     arrays = arrays_of(LIB, values, "float32")

@@ -1,14 +1,19 @@
 """The engine cupy_fused: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
 
+import threading
+import time
+import warnings
+
 import fake_cupy
 import numpy as np
 import pytest
-from on_fake import LIB, forget, machine_of, problem
+from on_fake import LIB, agree, forget, machine_of, plain, problem
 from problems import rounded, same_bits
-from test_engines import arrays_of, engine_problem, run_engine
+from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines
 from lstm_xp.engines import array_api, cupy_fused
+from lstm_xp.engines.cuda import blas, chunks, replay
 from lstm_xp.testing import assert_close
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -147,6 +152,252 @@ def test_memory_is_what_is_returned(machine):
     for _ in range(3):
         run_engine(cupy_fused, arrays)
     assert machine.used() == held
+
+
+# Replayed steps
+
+
+def numbers_of(machine, name):
+    return [call[1] for call in machine.calls if call[0] == name]
+
+
+def agrees(arrays, values, dtype, T, **options):
+    expected = run_engine("array_api", rounded_as(values, dtype), **options)
+    agree(run_engine(cupy_fused, arrays, **options), expected, dtype, T)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["C++", "NumPy"])
+@pytest.mark.parametrize("T", [1, 2, 7, 8, 33, 100])
+@dtypes
+def test_any_number_of_steps(monkeypatch, kernels_on_cpu, dtype, T, compiled):
+    """The same result whether they are launched one by one or replayed, kept or not."""
+    machine = machine_of(monkeypatch, kernels_on_cpu if compiled else None)
+    values = engine_problem(T, 3, 5)
+    arrays = arrays_of(LIB, values, dtype)
+    agrees(arrays, values, dtype, T)
+    kept = plain(run_engine(cupy_fused, arrays))
+    assert same_bits(plain(run_engine(cupy_fused, arrays, keep=False))["h"], kept["h"])
+    assert bool(numbers_of(machine, "graph")) == (T >= chunks.FEWEST)
+    monkeypatch.setattr(blas, "library", lambda: None)
+    machine.calls.clear()
+    agrees(arrays, values, dtype, T)
+    assert not numbers_of(machine, "graph")
+    machine.used()
+    forget()
+
+
+@pytest.mark.parametrize(
+    ("T", "graphs"), [(8, [8]), (15, [8, 4, 2, 1]), (32, [32]), (33, [32, 1]), (100, [32, 32, 32, 4])]
+)
+def test_graphs_are_of_powers_of_two(machine, T, graphs):
+    """And each is captured once, forward and backward; nothing is launched beyond the last step."""
+    values = engine_problem(T, 2, 3)
+    arrays = arrays_of(LIB, values, "float32")
+    agrees(arrays, values, "float32", T)
+    assert chunks.lengths(T) == graphs
+    assert numbers_of(machine, "graph") == [2 * length for length in graphs] * 2
+    assert numbers_of(machine, "captured") == sorted({2 * length for length in graphs}) * 2
+    machine.calls.clear()
+    agrees(arrays, values, "float32", T)
+    assert not numbers_of(machine, "captured")
+    counts = [call[0] for call in machine.calls]
+    assert counts.count("fill_chunk") == counts.count("graph") == 2 * len(graphs)
+    assert counts.count("chunk_forward") == counts.count("chunk_backward") == T
+
+
+def test_other_numbers_of_steps_and_other_arrays(machine):
+    """Graphs are of any arrays: those of now, of one capture."""
+    for seed, T in enumerate((63, 9, 100, 33)):
+        values = engine_problem(T, 2, 3, seed)
+        agrees(arrays_of(LIB, values, "float32"), values, "float32", T)
+    assert len(numbers_of(machine, "captured")) == 2 * 6
+
+
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_two_forwards_before_one_backward(machine, dtype):
+    """The second one's replays write into nothing of the first."""
+    one, two = (arrays_of(LIB, engine_problem(40, 3, 5, seed), dtype) for seed in (1, 2))
+    expected = [plain(run_engine(cupy_fused, arrays)) for arrays in (one, two)]
+    kept = [cupy_fused.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
+    found = []
+    for arrays, (_, _, c, gates) in zip((one, two), kept, strict=True):
+        gradients = arrays["dh"], arrays["dh_n"], arrays["dc_n"]
+        found.append(cupy_fused.backward(*gradients, gates, c, arrays["c0"], arrays["Wh"]))
+    for results, (h, *_), right in zip(found, kept, expected, strict=True):
+        assert same_bits(np.array(np.asarray(h)), right["h"])
+        for name, value in zip(BACKWARD, results, strict=True):
+            assert same_bits(np.array(np.asarray(value)), right[name]), name
+
+
+def test_gradients_of_float32_beside_half_types(machine):
+    """As where those of h_n were added to them."""
+    values = engine_problem(20, 3, 5)
+    arrays = arrays_of(LIB, values, "float16") | {"dh": LIB.asarray(values["dh"], "float32")}
+    agrees(arrays, values, "float16", 20)
+    assert {call[1] for call in machine.calls if call[0] == "chunk_backward"} == {"float, float, 4"}
+
+
+def steps_of(**changed):
+    dtype = np.dtype("float32")
+    return chunks.Steps(False, dtype, dtype, dtype, 3, 5, "ieee")._replace(**changed)
+
+
+def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
+    values = engine_problem(8, 3, 5)
+    for precision, compute in (("ieee", IEEE), ("tf32", TF32)):
+        machine.calls.clear()
+        run_engine(cupy_fused.at(precision), arrays_of(LIB, values, "float32"))
+        assert {arguments[-1] for arguments in machine.library.multiplied} == {compute}
+        machine.library.multiplied.clear()
+    run_engine(cupy_fused, arrays_of(LIB, values, "float16"))
+    assert {(arguments[7], arguments[-1]) for arguments in machine.library.multiplied} == {(2, IEEE), (0, IEEE)}
+
+
+@pytest.mark.parametrize(
+    ("backward", "dtype", "precision", "turned"),
+    [
+        (False, "float32", "tf32", True),
+        (False, "float32", "ieee", False),
+        (False, "bfloat16", "tf32", False),
+        (True, "float32", "tf32", False),
+    ],
+)
+def test_how_the_factors_of_products_lie(machine, backward, dtype, precision, turned):
+    """Where products are TF32's, what is summed lies side by side: backward, rows of Wh; forward, its columns."""
+    steps = steps_of(backward=backward, factors=fake_cupy.dtype_of(dtype), precision=precision)
+    runner = chunks.Runner(steps)
+    assert runner.Wh.shape == (5, 20)
+    assert runner.Wh.T.flags.c_contiguous == turned
+    assert runner.result.shape == ((4, 3, 5) if backward else (1, 3, 20))
+    A, B, _ = runner._product.arrays
+    assert all(np.shares_memory(v, kept) for v, kept in ((A, runner.factor), (B, runner.Wh)))
+
+
+@pytest.mark.parametrize("T", [8, 33])
+def test_the_backward_product_is_made_of_one_part_of_each_gate(machine, T):
+    """In one call, with as much depth as forward; with weights of each gate that are far from those of the others."""
+    values = engine_problem(T, 3, 5)
+    values["Wh"] = values["Wh"] * np.repeat([1, 10, 0.1, 3], 5)
+    agrees(arrays_of(LIB, values, "float64"), values, "float64", T)
+    every = {arguments for arguments in machine.library.multiplied if len(arguments) == 21}
+    ((*_, count, _),) = every
+    assert count == chunks.PARTS == 4
+    assert {arguments[2:5] for arguments in every} == {(5, 3, 5)}
+
+
+def test_what_is_kept_is_bounded(machine, monkeypatch):
+    needed = steps_of().packed_bytes
+    assert needed == chunks.CHUNK_BYTES + blas.WORKSPACE_BYTES + 4 * (3 * 5 + 5 * 20 + 3 * 20)
+    backward = steps_of(backward=True).packed_bytes
+    assert backward == chunks.CHUNK_BYTES + blas.WORKSPACE_BYTES + 4 * (3 * 20 + 20 * 5 + 4 * 3 * 5)
+    held = machine.used()
+    with chunks.leased(steps_of(), 8) as runner:
+        assert runner.steps == steps_of()
+        assert machine.used() - held == needed
+    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * needed)
+    for H in (5, 4, 3, 2):
+        with chunks.leased(steps_of(H=H), 8) as runner:
+            assert runner
+    assert [key[-1].H for key, _ in replay._idle] == [3, 2]
+    with chunks.leased(steps_of(H=4000), 8) as runner:
+        assert runner is None  # too large to be kept: its steps take long enough
+
+
+def test_runners_are_of_a_thread_and_a_stream_and_of_one_precision(machine):
+    with chunks.leased(steps_of(), 8) as first, chunks.leased(steps_of(), 8) as second:
+        assert first is not second
+    with chunks.leased(steps_of(precision="tf32"), 8) as other:
+        assert other not in (first, second)
+    with fake_cupy.Stream(non_blocking=True), chunks.leased(steps_of(), 8) as elsewhere:
+        assert elsewhere not in (first, second)
+    with chunks.leased(steps_of(), 8) as again:
+        assert again in (first, second)
+    with pytest.raises(ZeroDivisionError), chunks.leased(steps_of(N=7), 8):
+        raise ZeroDivisionError
+    assert 7 not in [key[-1].N for key, _ in replay._idle]
+
+
+def test_each_device_has_one_handle(monkeypatch, kernels_on_cpu):
+    machine = machine_of(monkeypatch, kernels_on_cpu, devices=2)
+    values = engine_problem(9, 3, 5)
+    for device in (*machine.devices, *machine.devices):
+        arrays = arrays_of(LIB, values, "float32")
+        for array in arrays.values():
+            array.place = device
+        agrees(arrays, values, "float32", 9)
+    assert [used.device for used in machine.library.handles.values()] == machine.devices
+    forget()
+
+
+def test_where_capture_fails_steps_are_launched_one_by_one(machine):
+    """And that is said once; an error that says that there is no memory is one."""
+    values = engine_problem(9, 3, 5)
+    machine.library.status = 3
+    with pytest.raises(MemoryError, match="cupy_fused: h and c"):
+        run_engine(cupy_fused, arrays_of(LIB, values, "float32"))
+    machine.library.status = 15
+    with pytest.warns(RuntimeWarning, match="one by one on cuda:0, for they could not be captured: status 15"):
+        agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    assert not numbers_of(machine, "graph")
+
+
+def test_a_capture_that_was_spoiled_is_tried_once_more(machine):
+    values = engine_problem(9, 3, 5)
+    machine.spoiled = 1
+    agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    assert numbers_of(machine, "graph") == [16, 2] * 2
+    forget()
+    machine.spoiled = 2
+    with pytest.warns(RuntimeWarning, match="could not be captured: cudaErrorStreamCaptureInvalidated"):
+        agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+
+
+def test_threads_capture_one_after_the_other(machine, monkeypatch):
+    """And none makes a handle of cuBLAS, or sets the stream of ours, while another captures."""
+    count, failed, begun = 6, [], threading.Event()
+    values = [engine_problem(9, 3, 5, seed) for seed in range(count)]
+    captured = replay._captured
+
+    def slowly(launch):
+        return captured(lambda: (begun.set(), time.sleep(0.02), launch()))
+
+    monkeypatch.setattr(replay, "_captured", slowly)
+    together = threading.Barrier(count)
+
+    def work(k):
+        try:
+            together.wait()
+            if k % 2:  # a new thread, while another captures
+                begun.wait(60)
+            with fake_cupy.Stream(non_blocking=True):
+                arrays = arrays_of(LIB, values[k], "float32")
+                cupy_fused.product(arrays["h0"], arrays["Wh"])
+                agrees(arrays, values[k], "float32", 9)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(count)]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed
+    assert not told
+    assert len(numbers_of(machine, "captured")) == 2 * 2 * count
+
+
+def test_where_cublas_is_not_found_steps_are_launched_one_by_one(machine, monkeypatch):
+    monkeypatch.undo()
+    machine.install(monkeypatch)
+    blas.library.cache_clear()
+    assert blas.library() is None  # the fake's module has no file
+    values = engine_problem(9, 3, 5)
+    agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    assert not numbers_of(machine, "graph")
+    blas.library.cache_clear()
 
 
 # Choice

@@ -12,9 +12,20 @@ import nvrtc as compiler
 import pytest
 from cupy_stand_in import StandIn
 
-from benchmarks.gpu import ceilings, correctness, environment, latencies, sanitizer, timing, worker
-from benchmarks.gpu.places import Cuda, NoDevice
+from benchmarks.gpu import (
+    ceilings,
+    compiling,
+    correctness,
+    environment,
+    latencies,
+    sanitizer,
+    sizes,
+    timing,
+    worker,
+)
+from benchmarks.gpu.places import Cuda, Host, NoDevice
 from lstm_xp import engines
+from lstm_xp.engines.cuda import cluster_plan, grid, pointwise, replay
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,6 +38,7 @@ def stand_in(monkeypatch):
         made = StandIn(**options)
         monkeypatch.setitem(sys.modules, "cupy", made.cupy)
         monkeypatch.setitem(sys.modules, "cupy.cuda", made.cuda)
+        monkeypatch.setitem(sys.modules, "cupy_backends.cuda.api", SimpleNamespace(driver=made.driver))
         latencies._module.cache_clear()
         return made
 
@@ -50,6 +62,8 @@ def test_every_latency_launches_what_it_measures(stand_in):
             assert len(arguments) == {"nothing": 0, "grid_barrier": 3}.get(name, 1 + name.startswith("cluster_push"))
             if arguments:
                 assert arguments[-1] in (latencies.SHORT, latencies.LONG)
+    # Nothing larger than 8 may be launched without being allowed.
+    assert {name for name, *_ in made.non_portable} == {"cluster_barrier<16>", "cluster_push<16>"}
 
 
 def test_a_message_that_is_lost_gives_no_figure(stand_in, monkeypatch):
@@ -94,7 +108,7 @@ def test_correctness_runs_as_on_a_device(stand_in):
     record = correctness.run(unit, place)[0]
     assert record["poisoned"] is True
     assert 0 < record["share"] <= 1
-    assert made.freed >= 3
+    assert made.made == 3
     assert {u["engine"] for u in correctness.units(place)} == set(engines.candidates("cupy"))
     made.pools = False
     assert correctness.run(unit, place)[0]["poisoned"] is False
@@ -134,11 +148,62 @@ def test_errors_of_the_device_end_the_process_and_others_do_not(stand_in):
     assert not worker.answer(part, {"error": MemoryError("out of memory")}, Cuda())["broken"]
     assert worker.answer(part, {"error": NoDevice("none")}, Cuda())["missing"]
     # Correctness counts what an engine raises as wrong, but hands on what breaks the device.
+    place = Cuda()
     with pytest.raises(type(broken)):
-        timing._try("x", lambda: (_ for _ in ()).throw(broken), {}, Cuda())
+        timing.in_rounds({"x": lambda: (_ for _ in ()).throw(broken)}, place, 1, 0)
+
+
+# Compiling ahead
+
+
+def test_everything_is_compiled_ahead():
+    found = compiling.tasks(Cuda())
+    for what in ("run", "prove"):
+        problems = {tuple(task[2:]) for task in found if task[0] == what}
+        assert problems == {(name, kind) for name in engines.candidates("cupy") for kind in sizes.KINDS}
+    assert {task[3] for task in found if task[0] == "compare"} == set(sizes.KINDS)
+    files = {task[1]: task[4] for task in found if task[0] == "kernel"}
+    assert files == {cluster_plan.FILES: False, grid.FILES: True, replay.FILES: False, pointwise.FILES: False}
+    assert len(found) > 100
+
+
+def test_what_cannot_be_compiled_is_said():
+    (record, *failed) = compiling.run({}, Host())
+    assert record["tasks"] == 3
+    assert not failed
+    assert compiling.do(["kernel", ("no such file",), "kernel"])
 
 
 # compute-sanitizer
+
+
+def test_every_tool_watches_every_engine(monkeypatch):
+    """With a script in its place that says which one it was asked for."""
+    monkeypatch.setattr(sanitizer, "watch", lambda place, engine, tool: {"clean": f"{tool} of {engine}"})
+    found = sanitizer.run({}, Cuda())
+    names = [name for name in engines.candidates("cupy") if name != "array_api"]
+    assert {(record["engine"], record["tool"]) for record in found} == {
+        (name, tool) for name in names for tool in sanitizer.TOOLS
+    }
+    assert all(record["clean"] == f"{record['tool']} of {record['engine']}" for record in found)
+
+
+@pytest.mark.parametrize(
+    ("script", "found"),
+    [
+        ("echo 8 problems; echo ERROR SUMMARY: 0 errors", {"clean": "8 problems"}),
+        ("sleep 60", {"refused": "took longer than 1 s"}),
+        ("echo Invalid __global__ read; sleep 60", "compute-sanitizer found some errors"),
+    ],
+)
+def test_a_tool_that_takes_too_long_is_left(tmp_path, monkeypatch, script, found):
+    command = tmp_path / "compute-sanitizer"
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setattr(sanitizer, "binary", lambda: str(command))
+    monkeypatch.setattr(sanitizer, "SECONDS", 1)
+    record = sanitizer.watch(Cuda(), "cupy_fused", "memcheck")
+    assert found in (record, record.get("wrong"))
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,11 @@ def result(times=TIMES, **options):
 def made(tmp_path, monkeypatch):
     """A table by the command, in place of the package's."""
 
-    def make(found):
-        file, table = tmp_path / "gpu.json", tmp_path / "measured.json"
-        file.write_text(json.dumps(found))
-        status = command.main(["choice", str(file), "--into", str(table)])
+    def make(*found):
+        files, table = [tmp_path / f"gpu{n}.json" for n in range(len(found))], tmp_path / "measured.json"
+        for file, each in zip(files, found, strict=True):
+            file.write_text(json.dumps(each))
+        status = command.main(["choice", *map(str, files), "--into", str(table)])
         monkeypatch.setattr(choice, "FILE", table)
         choice.measured.cache_clear()
         return status, table
@@ -113,6 +114,27 @@ def test_what_is_measured_again_takes_the_place_of_what_was(made):
     assert choice.measured() == {
         DEVICE: [{"dtype": "float32", "precision": "tf32", "training": True, "N": 1, "H": 4, "engines": ["cupy_step"]}]
     }
+
+
+def test_results_of_several_files_count_together(made, capsys):
+    one, two = result(command="first"), result({}, command="second", machine={"commit": "def"})
+    proof = one["records"].pop(1)
+    assert made(one)[0] == 2
+    status, table = made(one, two)
+    entry = json.loads(table.read_text())["devices"][DEVICE]
+    assert status == 0
+    assert proof in two["records"]
+    assert (entry["from"], entry["command"]) == ({"commit": "abc"}, "first; second")
+    two["records"][0] = {"part": "environment", "GPU": "another"}
+    assert made(one, two)[0] == 2
+    assert "several devices, NVIDIA Test, another" in capsys.readouterr().err
+
+
+def test_the_table_has_a_line_for_each_point(made):
+    lines = made(result())[1].read_text().splitlines()
+    points = [json.loads(line.strip().rstrip(",")) for line in lines if '"engines"' in line]
+    assert points == choice.measured()[DEVICE]
+    assert len(points) == len(TIMES)
 
 
 @pytest.mark.parametrize(

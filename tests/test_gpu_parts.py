@@ -8,6 +8,7 @@ import pytest
 from benchmarks.gpu import comparing, correctness, timed, timing, verdict
 from benchmarks.gpu.places import Host
 from benchmarks.reference import WrongNumbers
+from benchmarks.runner import statistics
 from lstm_xp import engines, testing
 from lstm_xp.engines import numpy_fused
 
@@ -146,6 +147,9 @@ def test_same_bits_are_bits():
     nan = np.full((2, 2), np.nan)
     assert comparing.same_bits(nan, nan.copy(), np)
     assert comparing.same_bits(np.ones((4, 3)).T, np.ones((3, 4)), np)
+    assert comparing.same_bits(np.ones((2, 3), np.float16), np.ones((2, 3), np.float16), np)
+    assert not comparing.same_bits(np.ones((2, 3)), np.ones((3, 2)), np)
+    assert not comparing.same_bits(zeros, np.zeros((2, 3)), np)
 
 
 # Times, on the CPU
@@ -172,6 +176,18 @@ def test_who_fails_leaves_the_rounds_and_the_others_go_on():
     assert turns[3:11] == ["a", "a", "c", "c", "c", "a", "a", "a"]
 
 
+def test_who_is_slow_does_not_take_the_others_time(monkeypatch):
+    monkeypatch.setattr(timing, "SLOW", 0.01)
+    monkeypatch.setattr(timing, "HOPELESS", 0.05)
+    calls = {"quick": lambda: None, "slow": lambda: sleep(0.02), "hopeless": lambda: sleep(0.06)}
+    taken, failures = timing.in_rounds(calls, HOST, 3, 0)
+    assert not failures
+    assert {name: [len(found) for found in rounds] for name, rounds in taken.items()} == {
+        "quick": [2, 2, 2], "slow": [1, 1, 1], "hopeless": [1],
+    }  # fmt: skip
+    assert statistics(taken["hopeless"])["median_s"] >= 0.06
+
+
 def test_times_are_those_between_the_events():
     found = timing.times(lambda: sleep(0.02), HOST, 0, 3)
     assert len(found) == 3
@@ -192,6 +208,14 @@ def test_engines_race_torch_on_the_cpu():
             assert record["us_per_step"] == pytest.approx(record["median_s"] / 6 * 1e6)
             assert 0 < record["share_of_limit"] <= 1, (name, what)
     assert found["torch graph", "training"]["failed"] == "RuntimeError: a CUDA graph needs a GPU"
+
+
+def test_torch_is_raced_where_no_engine_runs():
+    pytest.importorskip("torch")
+    found = timed.ENGINES.run(RACE | {"kind": "tf32", "mode": "eager"}, HOST)
+    assert [(record["contender"], record["what"]) for record in found] == [
+        ("torch eager", what) for what in timed.WHATS
+    ]
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "tf32"])

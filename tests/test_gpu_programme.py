@@ -1,4 +1,4 @@
-"""The programme for a GPU (benchmarks/gpu): sizes, budget, processes, report, and the script around it.
+"""The programme for a GPU (benchmarks/gpu): sizes, budget, processes and report.
 
 Without a GPU; its parts are tested in test_gpu_parts.py and test_gpu_calls.py.
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_gpu_script import has_device
 
 from benchmarks import records, runner
 from benchmarks.gpu import __main__ as command_line
-from benchmarks.gpu import correctness, programme, report, sanitizer, sizes, timed, verdict
-from benchmarks.gpu.places import Cuda, Host, NoDevice, dtype_of
+from benchmarks.gpu import correctness, programme, ratios, report, sizes, timed, verdict
+from benchmarks.gpu.places import Host, dtype_of
 from lstm_xp import testing
 from lstm_xp.checks import PRECISIONS
 from lstm_xp.libraries import DTYPES
@@ -182,7 +183,7 @@ def test_a_piece_of_work_that_hangs_does_not_take_the_others_time(fake, monkeypa
         programme.FIRST,
         programme.LATER,
     ]
-    assert given["sanitizer"][1] == sanitizer.SECONDS + 10
+    assert given["sanitizer"] == [programme.FIRST]
     given.clear()
     run_fake(fake, 20)
     assert all(seconds <= 20 + programme.GRACE for part in given.values() for seconds in part)
@@ -265,7 +266,7 @@ def test_the_rehearsal_runs_every_part(tmp_path):
     done = gpu("--rehearse", "--seconds", 120, "--out", file)
     assert done.returncode == 0, done.stderr
     result = programme.read(file)
-    assert list(result["parts"]) == list(programme.SHARES)
+    assert list(result["parts"]) == list(programme.DEFAULT)
     assert not verdict.unfinished(result)
     assert not verdict.wrong(result)
     assert "A rehearsal on a CPU: no figure here means anything." in done.stdout
@@ -291,14 +292,6 @@ def test_without_a_device_there_is_one_line_and_exit_status_2(tmp_path):
     assert line.startswith("python -m benchmarks.gpu: no CUDA device: CuPy ")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "gpu.json").exists()
-
-
-def has_device():
-    try:
-        Cuda().check()
-    except NoDevice:
-        return False
-    return True
 
 
 @pytest.mark.parametrize(
@@ -350,6 +343,7 @@ def made_up():
             timed_record("engines", size, "tf32", "torch graph", "inference", graph),
             timed_record("rivals", size, "tf32", "torch eager", "inference", eager + 0.25),
         ]
+    found += [timed_record("engines", small, "tf32", "another", "inference", 1.0)]
     machine = {"cpu": "made up", "cores": 1, "commit": "0", "date": "never"}
     parts = {"correctness": {"units": 3, "done": 2, "seconds": 1.0, "out_of_time": [{"size": [3, 3, 3, 3]}]}}
     return {"format": programme.FORMAT, "rehearsal": False, "seconds": 1, "machine": machine, "command": "made up",
@@ -368,23 +362,32 @@ def test_the_report_has_the_figures():
         "not measured: out of time (1 times, first: rivals float16 64,256,64,64)",
         "GPU MADE UP; SMs 132",
         # torch eager's error is beyond the limit: a star.
-        "| 64,256,64,64 | 2.00 | 4.00* | 3.00 |",
+        "| 64,256,64,64 | 2.00 | 1.00 | 4.00* | 3.00 |",
+        "| inference | tf32 | torch eager | 1 of 2 | 64,128,512,512 (0.50) |",
+        "took correctness 1 s",
     ):
         assert line in text, line
     assert "rehearsal" not in text
-    rows = {tuple(row[:3]): row[3:] for row in report.classes(made_up(), "inference").rows}
-    better = rows["made_up", "tf32", "torch, the better"]
-    assert better[0] == "1.50 / 1.50 (1)"
-    assert better[2] == "0.50 / 0.50 (1)"
-    assert better[-2:] == ["0.87 / 0.50 (2)", "64,128,512,512"]
-    assert rows["made_up", "tf32", "torch eager"][-2] == "1.00 / 0.50 (2)"
+    assert text.index("the best of ours at each shape") < text.index("Ceilings")
+    best, each = (
+        {tuple(row[:3]): row[3:] for row in table(made_up(), "inference").rows}
+        for table in (ratios.best, ratios.classes)
+    )
+    # At the small shape another engine is the quickest.
+    found = best[ratios.BEST, "tf32", "torch graph"]
+    assert (found[0], found[2]) == ("3.00 / 3.00 (1)", "0.75 / 0.75 (1)")
+    assert found[-2:] == ["1.50 / 0.75 (2)", "64,128,512,512"]
+    found = each["made_up", "tf32", "torch graph"]
+    assert (found[0], found[2]) == ("1.50 / 1.50 (1)", "0.75 / 0.75 (1)")
+    assert found[-2:] == ["1.06 / 0.75 (2)", "64,128,512,512"]
+    assert each["made_up", "tf32", "torch eager"][-2] == "1.00 / 0.50 (2)"
     assert verdict.exit_status(made_up()) == 1
 
 
 def test_the_plot_is_drawn(tmp_path):
     pytest.importorskip("matplotlib")
     assert report.draw(made_up(), tmp_path / "plot.svg")
-    assert "made_up, tf32" in (tmp_path / "plot.svg").read_text()
+    assert "tf32, against torch graph" in (tmp_path / "plot.svg").read_text()
     assert not report.draw(made_up() | {"records": []}, tmp_path / "none.svg")
     assert not (tmp_path / "none.svg").exists()
 
@@ -416,70 +419,3 @@ def test_a_failure_of_the_programme_is_not_taken_for_a_wrong_number(monkeypatch,
     monkeypatch.setattr(programme, "run", lambda *arguments: 1 / 0)
     assert command_line.main(["--rehearse"]) == 3
     assert "ZeroDivisionError" in capsys.readouterr().err
-
-
-# ci/gpu.sh
-
-
-def test_the_script_is_a_script():
-    assert subprocess.run(["bash", "-n", "ci/gpu.sh"], cwd=ROOT).returncode == 0
-    text = (ROOT / "ci" / "gpu.sh").read_text()
-    budgets = [int(line.split()[2]) for line in text.splitlines() if line.startswith("part ")]
-    assert len(budgets) == 3
-    assert sum(budgets) <= 8 * 60 - 10
-
-
-@pytest.mark.parametrize(
-    ("statuses", "expected"),
-    [((0, 0, 0), 0), ((1, 0, 0), 1), ((0, 1, 0), 1), ((0, 0, 1), 1), ((0, 0, 3), 3), ((5, 0, 0), 3), ((5, 0, 1), 1)],
-)
-def test_the_script_runs_every_part_and_judges(tmp_path, statuses, expected):
-    """With a Python in whose place a script ends as it is told to."""
-    python = tmp_path / "python"
-    suite, check, measure = statuses
-    python.write_text(f"""#!/usr/bin/env bash
-echo "$*" >> {tmp_path}/log
-case "$*" in
-    -c*) exit 0 ;;
-    *-m\\ pytest*) exit {suite} ;;
-    *lstm_xp\\ check*) exit {check} ;;
-    *report*) exit 0 ;;
-    *benchmarks.gpu*) touch {tmp_path}/out/gpu.json; exit {measure} ;;
-esac
-""")
-    python.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "ci/gpu.sh", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
-    )  # fmt: skip
-    assert done.returncode == expected, done.stdout + done.stderr
-    log = (tmp_path / "log").read_text().splitlines()
-    assert len(log) == 6
-    assert log[2].startswith("-m benchmarks.gpu --seconds")  # the most valuable first
-    assert log[4] == "-m lstm_xp check --device cuda"
-    assert "--require=cupy" in log[5]
-    assert {"gpu-suite.log", "gpu-check.log", "gpu-programme.log"} <= {f.name for f in (tmp_path / "out").iterdir()}
-
-
-def test_the_script_says_what_cannot_be_imported(tmp_path):
-    python = tmp_path / "python"
-    python.write_text("#!/usr/bin/env bash\necho \"ModuleNotFoundError: No module named 'numpy'\" >&2\nexit 1\n")
-    python.chmod(0o755)
-    done = subprocess.run(
-        ["bash", "ci/gpu.sh", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python)},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr == "ci/gpu.sh: lstm_xp cannot be imported: ModuleNotFoundError: No module named 'numpy'\n"
-
-
-def test_the_script_says_that_there_is_no_device(tmp_path):
-    if has_device():
-        pytest.skip("there is a device")
-    done = subprocess.run(
-        ["bash", "ci/gpu.sh", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable},
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith("ci/gpu.sh: no CUDA device: CuPy ")
-    assert done.stderr.count("\n") == 1

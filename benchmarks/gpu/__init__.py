@@ -2,8 +2,8 @@
 
 Reading order: sizes.py (what is run), programme.py (parts, their time, what is written when), worker.py (the process
 that works), places.py (the device, or this processor in its stead for a rehearsal); then one file per part:
-environment.py, timed.py (cuDNN's LSTM by torch, and the engines), correctness.py, latencies.py, ceilings.py,
-sanitizer.py; last verdict.py and report.py.
+environment.py, compiling.py, correctness.py, timed.py (the engines, and cuDNN's LSTM by torch), latencies.py,
+ceilings.py, sanitizer.py; last verdict.py, ratios.py and report.py.
 
 A part is a module with
 

@@ -22,15 +22,17 @@ file is written every few seconds, so that what was measured survives.
 EPILOG = """\
 parts, in this order:
   environment  GPU, clocks, driver, versions (always)
-  rivals       torch.nn.LSTM over the whole grid: TF32, IEEE, bfloat16, float16; eager and as a CUDA graph
+  compiling    all kernels, in parallel, into CuPy's cache on disk
+  rivals       torch.nn.LSTM alone, of what `engines` measures (only when it is asked for)
   correctness  every engine, in every kind of numbers, over awkward shapes, against float64; same bits twice
-  engines      every engine in alternating rounds with torch.nn.LSTM
+  engines      every engine in alternating rounds with torch.nn.LSTM, eager and as a CUDA graph, over the whole grid:
+               TF32, IEEE, bfloat16, float16
   latencies    launch, edge of a graph, barriers of grid and cluster, messages between blocks of a cluster
   ceilings     a copy in device memory; large products in every kind of numbers
   sanitizer    compute-sanitizer over a few small problems, if it is there
 
 examples:
-  python -m benchmarks.gpu --out gpu.json                 everything, in five minutes
+  python -m benchmarks.gpu --out gpu.json                 everything, in under six minutes
   python -m benchmarks.gpu --parts rivals --seconds 120   what cuDNN takes
   python -m benchmarks.gpu --rehearse                     on this CPU, in small: does it run? no figure counts
   python -m benchmarks.gpu report gpu.json --folder .     tables and a plot: gpu.md, gpu.svg
@@ -71,10 +73,10 @@ def measure(arguments):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--out", metavar="FILE", help="write the results as JSON; FILE must not exist yet")
-    parser.add_argument("--seconds", type=_seconds, default=300.0, help="for everything; default: 300")
+    parser.add_argument("--seconds", type=_seconds, default=320.0, help="for everything; default: 320")
     parser.add_argument(
-        "--parts", nargs="+", choices=programme.SHARES, default=list(programme.SHARES), metavar="PART",
-        help="of the list below; default: all",
+        "--parts", nargs="+", choices=programme.SHARES, default=list(programme.DEFAULT), metavar="PART",
+        help="of the list below; default: all but rivals",
     )  # fmt: skip
     parser.add_argument("--rehearse", action="store_true", help="on this CPU, at small sizes")
     options = parser.parse_args(arguments)
@@ -121,11 +123,12 @@ def make_report(arguments):
 
 def make_choice(arguments):
     """The table by which the package chooses among its engines for CuPy."""
-    parser = Parser("python -m benchmarks.gpu choice", description="Choose engines by a file of results from now on.")
-    parser.add_argument("file", metavar="FILE")
+    parser = Parser("python -m benchmarks.gpu choice", description="Choose engines by files of results from now on.")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="of one device: their records count together")
     parser.add_argument("--into", metavar="TABLE", default=str(quickest.FILE), help="default: the package's own")
     options = parser.parse_args(arguments)
-    device = choice.add(programme.read(options.file), Path(options.into), options.file)
+    result = choice.joined([programme.read(file) for file in options.files])
+    device = choice.add(result, Path(options.into), ", ".join(options.files))
     print(f"{options.into}: {device}")
     return 0
 

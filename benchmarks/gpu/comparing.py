@@ -38,38 +38,40 @@ def run(arrays, between=lambda: None, **options):
     return results
 
 
-def reference(arrays):
-    """The same in float64, by the reference engine, from the rounded arguments."""
-    return run({name: array.astype("float64") for name, array in arrays.items()}, engine="array_api")
+def reference(arrays, engine="array_api"):
+    """The same in float64, from the rounded arguments; by the reference engine, unless another one is proved."""
+    return run({name: array.astype("float64") for name, array in arrays.items()}, engine=engine)
 
 
 def relative_error(actual, expected, xp):
-    """`lstm_xp.testing.relative_error`, on the device."""
+    """`lstm_xp.testing.relative_error`, on the device: an array of one number, and nothing waits for it."""
     actual, expected = (xp.atleast_1d(xp.asarray(v).astype(xp.float64)) for v in (actual, expected))
     if not actual.size:
-        return 0.0
+        return xp.zeros(())
     odd = ~xp.isfinite(expected) | ~xp.isfinite(actual)
-    if bool(xp.any(odd)):
-        same = (actual == expected) | (xp.isnan(actual) & xp.isnan(expected))
-        if not bool(xp.all(same | ~odd)):
-            return float("inf")
-        actual, expected = xp.where(odd, 0.0, actual), xp.where(odd, 0.0, expected)
-    scale = float(xp.max(xp.abs(expected)))
-    if scale == 0:
-        return float("inf") if bool(xp.any(actual)) else 0.0
-    lengths = [xp.sqrt(xp.sum((v / scale) ** 2, axis=-1)) for v in (actual - expected, expected)]
-    return float(xp.max(lengths[0])) / float(xp.max(lengths[1]))
+    same = (actual == expected) | (xp.isnan(actual) & xp.isnan(expected))
+    actual, expected = xp.where(odd, 0.0, actual), xp.where(odd, 0.0, expected)
+    scale = _whole(xp.max, xp.abs(expected))
+    some = xp.where(scale == 0, 1.0, scale)
+    off, length = (xp.max(xp.sqrt(xp.sum((v / some) ** 2, axis=-1))) for v in (actual - expected, expected))
+    error = off / xp.where(scale == 0, 1.0, length)
+    # Where all should be zeros, nothing else will do.
+    return xp.where(_whole(xp.any, (odd & ~same) | ((scale == 0) & (actual != 0))), xp.inf, error)
+
+
+def _whole(reduction, v):
+    """A reduction of a whole array, row by row first: CuPy has a single block for what becomes one number."""
+    return reduction(reduction(v, axis=-1))
 
 
 def shares(results, expected, rounding, steps, xp):
-    """Each result's error as a share of its limit."""
-    found = {}
+    """Each result's error as a share of its limit; the device is waited for once."""
     for name, result in results.items():
         if tuple(result.shape) != tuple(expected[name].shape):
             raise WrongNumbers(f"{name} has shape {tuple(result.shape)}, expected {tuple(expected[name].shape)}")
-        most = limit(rounding, "gradient" if name in GRADIENTS else "forward", steps)
-        found[name] = relative_error(result, expected[name], xp) / most
-    return found
+    errors = xp.stack([relative_error(result, expected[name], xp) for name, result in results.items()]).tolist()
+    limits = [limit(rounding, "gradient" if name in GRADIENTS else "forward", steps) for name in results]
+    return {name: error / most for name, error, most in zip(results, errors, limits, strict=True)}
 
 
 def check(results, arrays, expected, rounding, steps, xp):
@@ -89,6 +91,14 @@ def check(results, arrays, expected, rounding, steps, xp):
 
 
 def same_bits(a, b, xp):
-    """Whether two arrays hold the same bits."""
-    a, b = (xp.ascontiguousarray(v).reshape(-1).view(xp.uint8) for v in (a, b))
-    return a.shape == b.shape and bool(xp.all(a == b))
+    """Whether two arrays hold the same bits: an array of one truth."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return xp.zeros((), bool)
+    a, b = (xp.ascontiguousarray(v).view(f"u{v.dtype.itemsize}") for v in (a, b))
+    return _whole(xp.all, a == b)
+
+
+def changed(now, before, xp):
+    """The names of those arrays that do not hold the bits that they held; the device is waited for once."""
+    same = xp.stack([same_bits(now[name], before[name], xp) for name in now]).tolist()
+    return [name for name, kept in zip(now, same, strict=True) if not kept]

@@ -5,11 +5,11 @@ from .sizes import KINDS
 
 
 class Engine:
-    """lstm_xp with an engine by name."""
+    """lstm_xp with an engine by name, on arrays of the device."""
 
-    def __init__(self, engine, arrays, kind, place):
+    def __init__(self, engine, arrays, kind):
         self.options = {"engine": engine, "precision": KINDS[kind].precision}
-        self.arrays = {name: place.array(value, kind) for name, value in arrays.items()}
+        self.arrays = arrays
         self.plain = {name: value for name, value in self.arrays.items() if name != "dh"}
 
     def inference(self):

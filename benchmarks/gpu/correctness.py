@@ -31,8 +31,8 @@ def units(place):
     return found + [
         {"size": list(size), "engine": name, "kind": kind}
         for number, size in enumerate(shapes)
+        for kind in sizes.KINDS  # those of one dtype follow each other, and share its reference
         for name in names
-        for kind in sizes.KINDS
         if name != "array_api" or number % SELDOM == 0
     ]
 
@@ -53,12 +53,21 @@ def run(unit, place):
         return [{"wrong": f"gave no result: {one_line(error)}"}]
 
 
-_draw = lru_cache(maxsize=1)(comparing.draw)
+@lru_cache(maxsize=1)
+def _drawn(size):
+    return comparing.draw(size, "float32")
+
+
+@lru_cache(maxsize=1)
+def _problem(size, dtype, place):
+    """Arguments and cotangents of a dtype on the device, and what they give in float64."""
+    arrays = {name: place.array(value, dtype) for name, value in _drawn(size).items()}
+    return arrays, comparing.reference(arrays)
 
 
 def _prove_reference(size, place):
     """NumPy's float64 numbers and those of the device, by the reference engine."""
-    values = _draw(size)
+    values = comparing.draw(size)
     expected = comparing.run(values, engine="array_api")
     results = comparing.reference({name: place.array(value) for name, value in values.items()})
     found = {name: relative_error(to_numpy(results[name]), expected[name]) for name in results}
@@ -82,39 +91,34 @@ def refusal(name, kind, size, place):
 
 
 def _compare(engine, kind, size, place):
-    xp, numbers = place.xp, sizes.KINDS[kind]
-    arrays = {name: place.array(value, kind) for name, value in _draw(size).items()}
-    before = {name: array.copy() for name, array in arrays.items()}
-    expected = comparing.reference(arrays)
-    N, T, D, H = size
+    xp, numbers, (N, T, D, H) = place.xp, sizes.KINDS[kind], size
+    given, expected = _problem(size, numbers.dtype, place)
+    # Copies: who writes into its arguments must not spoil those of the next.
+    arrays = {name: array.copy() for name, array in given.items()}
+    inference = {name: arrays[name] for name in (*comparing.ARGUMENTS, "c0")}
+    options = {"engine": engine, "precision": numbers.precision}
     # Twice what is returned and kept, in float64: more than any engine asks for.
     needed = 16 * (N * T * (D + 8 * H) + 8 * N * H + 3 * 4 * H * (D + H + 1))
-    poisoned = place.poison(needed)
-    results = comparing.run(arrays, engine=engine, precision=numbers.precision)
-    shares = comparing.check(results, arrays, expected, numbers.rounding, T, xp)
-    del expected
-    first = {name: result.copy() for name, result in results.items()}
-    place.poison(needed)
 
     def other():
-        comparing.run({name: array[::-1] for name, array in arrays.items()}, engine=engine, precision=numbers.precision)
+        comparing.run({name: array[::-1] for name, array in arrays.items()}, **options)
 
-    again = comparing.run(arrays, other, engine=engine, precision=numbers.precision)
-    written = [name for name in arrays if not comparing.same_bits(arrays[name], before[name], xp)]
-    if written:
-        raise WrongNumbers(f"wrote into its arguments {', '.join(written)}")
-    changed = [name for name in results if not comparing.same_bits(first[name], again[name], xp)]
-    if changed:
-        raise WrongNumbers(f"{', '.join(changed)} differ from run to run")
-    changed = [name for name in results if not comparing.same_bits(first[name], results[name], xp)]
-    if changed:
-        raise WrongNumbers(f"{', '.join(changed)} of a run were written to by a later one")
-    inference = {name: arrays[name] for name in (*comparing.ARGUMENTS, "c0")}
-    place.poison(needed)
-    plain = comparing.run(inference, engine=engine, precision=numbers.precision)
-    changed = [name for name in plain if not comparing.same_bits(results[name], plain[name], xp)]
-    worst = max(shares, key=shares.get)
+    with place.poisoned(needed) as poisoned:
+        results = comparing.run(arrays, **options)
+    shares = comparing.check(results, arrays, expected, numbers.rounding, T, xp)
+    first = {name: result.copy() for name, result in results.items()}
+    with place.poisoned(needed):
+        again = comparing.run(arrays, other, **options)
+    if names := comparing.changed(arrays, given, xp):
+        raise WrongNumbers(f"wrote into its arguments {', '.join(names)}")
+    if names := comparing.changed(again, first, xp):
+        raise WrongNumbers(f"{', '.join(names)} differ from run to run")
+    if names := comparing.changed(results, first, xp):
+        raise WrongNumbers(f"{', '.join(names)} of a run were written to by a later one")
+    with place.poisoned(needed):
+        plain = comparing.run(inference, **options)
     # numpy_numba's inference need not round as its training does: only within the limits.
-    if changed:
-        comparing.check(plain, inference, comparing.reference(inference), numbers.rounding, T, xp)
-    return {"share": shares[worst], "worst": worst, "poisoned": poisoned, "inference_has_same_bits": not changed}
+    if names := comparing.changed(plain, first, xp):
+        comparing.check(plain, inference, expected, numbers.rounding, T, xp)
+    worst = max(shares, key=shares.get)
+    return {"share": shares[worst], "worst": worst, "poisoned": poisoned, "inference_has_same_bits": not names}

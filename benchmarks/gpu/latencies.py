@@ -9,12 +9,14 @@ from statistics import median
 
 import numpy as np
 
+from lstm_xp.engines.cupy_cluster import NON_PORTABLE, PORTABLE
+
 from .timing import times
 
 SOURCE = Path(__file__).with_name("latencies.cu")
 OPTIONS = ("-std=c++17",)
 EVERYWHERE = ("nothing", "grid_barrier")
-CLUSTER_SIZES = (2, 4, 8)
+CLUSTER_SIZES = (2, 4, 8, 16)
 CLUSTERS = tuple(f"{kernel}<{size}>" for kernel in ("cluster_barrier", "cluster_push") for size in CLUSTER_SIZES)
 # The least compute capability that has clusters.
 HAS_CLUSTERS = 90
@@ -123,6 +125,10 @@ def _cluster(name, place):
     import cupy
 
     kernel, size = _function(name), int(name.partition("<")[2].rstrip(">"))
+    if size > PORTABLE:
+        from cupy_backends.cuda.api import driver
+
+        driver.funcSetAttribute(kernel.kernel.ptr, NON_PORTABLE, 1)
     lost = cupy.zeros(1, cupy.uint32)
     before = (lost,) if name.startswith("cluster_push") else ()
     return _unless_lost(slope(lambda steps: lambda: kernel((size,), (32,), (*before, np.int32(steps))), place), lost)

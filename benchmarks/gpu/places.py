@@ -4,6 +4,7 @@ A place makes arrays and times calls. Nothing of a device is touched before one 
 """
 
 import sys
+from contextlib import contextmanager
 from time import perf_counter
 
 import numpy as np
@@ -38,8 +39,14 @@ class Cuda:
 
     name, library, torch_device = "cuda", "cupy", "cuda"
     rehearsal = False
+    # The engine that gives the times' float64 references: in float64, `correctness` compares it with the reference
+    # engine over all its shapes; that one would take longer than all that is timed.
+    quick = "cupy_fused"
     # The side of the cube of the measured products, bytes of a copy.
     cube, copied = 8192, 2**30
+
+    def __init__(self):
+        self.pools = []
 
     @property
     def xp(self):
@@ -61,8 +68,8 @@ class Cuda:
             raise NoDevice(f"CuPy says {error}") from None
 
     def array(self, v, kind="float64"):
-        """A NumPy array on the device."""
-        return self.xp.asarray(v.astype(dtype_of(kind), copy=False))
+        """A NumPy array on the device, which rounds it: processors take long over half types."""
+        return self.xp.asarray(v).astype(dtype_of(kind), copy=False)
 
     def adopt(self, tensor):
         """A torch tensor as an array of float32 or float64, on the device it is on."""
@@ -74,19 +81,22 @@ class Cuda:
 
         return Product(A, B, out, precision=KINDS[kind].precision)
 
-    def poison(self, size):
-        """Free memory of so many bytes, all of it NaN, from which the pool serves what comes next.
+    @contextmanager
+    def poisoned(self, size):
+        """In it, arrays come from so many bytes that are NaN, in a pool of their own: no other one has free memory.
 
-        Returns whether an array that is asked for now is really all NaN.
+        Gives whether an array that is asked for now is really all NaN.
         """
         import cupy
 
-        self.synchronize()
-        cupy.get_default_memory_pool().free_all_blocks()
-        block = cupy.empty(size, np.uint8)
-        block[...] = POISON
-        del block
-        return bool(cupy.isnan(cupy.empty(1024, np.float32)).all())
+        # A pool that is gone takes its memory along, though arrays lie in it: results, and what engines keep.
+        self.pools = [pool for pool in self.pools if pool.used_bytes()] + [cupy.cuda.MemoryPool()]
+        with cupy.cuda.using_allocator(self.pools[-1].malloc):
+            block = cupy.empty(size, np.uint8)
+            block[...] = POISON
+            del block
+            # Looked at by the processor: what the device computes from it would be written there.
+            yield bool(np.isnan(cupy.asnumpy(cupy.empty(1024, np.float32))).all())
 
     def synchronize(self):
         self.xp.cuda.Device().synchronize()
@@ -117,6 +127,7 @@ class Host:
 
     name, library, torch_device = "cpu", "numpy", "cpu"
     rehearsal = True
+    quick = "array_api"
     cube, copied = 256, 2**22
     xp = np
 
@@ -141,8 +152,9 @@ class Host:
     def product(self, A, B, out, kind):
         return lambda: np.matmul(A, B, out=out)
 
-    def poison(self, size):
-        return None
+    @contextmanager
+    def poisoned(self, size):
+        yield None
 
     def synchronize(self):
         pass

@@ -14,23 +14,26 @@ from .. import machine, records, runner
 from . import worker
 
 FORMAT = "lstm_xp GPU measurements, 1"
-# Part -> its share of the time, the most valuable first: what cuDNN takes is worth knowing whatever else happens, and
-# what an engine takes only if it is right. What one part leaves over goes to those after it: most of the environment's,
-# which may have to load torch from a cold disk.
+# Part -> its share of the time, about as many seconds as it takes on an H200; the most valuable first: what an engine
+# takes is worth knowing only if it is right. What one part leaves over goes to those after it: some of the
+# environment's, which may have to load torch from a cold disk.
 SHARES = {
     "environment": 10,
-    "rivals": 40,
-    "correctness": 20,
-    "engines": 22,
-    "latencies": 3,
-    "ceilings": 4,
-    "sanitizer": 8,
+    "compiling": 40,
+    "rivals": 100,
+    "correctness": 60,
+    "engines": 210,
+    "latencies": 4,
+    "ceilings": 8,
+    "sanitizer": 33,
 }
+# `engines` measures what `rivals` does, and more.
+DEFAULT = tuple(name for name in SHARES if name != "rivals")
 # A piece of work may take so much longer than what is left: it is not to be lost for a second.
 GRACE = 5.0
 # But a kernel that waits for ever may not take the others' time: the first piece of a process, which loads libraries
-# and compiles, has so long, and each later one so long, or the PATIENCE of its part.
-FIRST, LATER = 90.0, 15.0
+# and compiles, has so long, and each later one so long.
+FIRST, LATER = 90.0, 40.0
 # The file is written at the end of each part, and within it about so often.
 SECONDS_BETWEEN_WRITES = 2.0
 
@@ -61,9 +64,11 @@ class Process(runner.Worker):
     """The parent's end of a `benchmarks.gpu.worker` process."""
 
     def start(self):
+        # CUB's sums, which no engine uses, are compiled anew for many a length of an axis, for seconds each.
+        environment = machine.environment() | {"CUPY_ACCELERATORS": ""}
         # A session of its own: what it has started ends with it.
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.gpu.worker", self.name, self.device], env=machine.environment(),
+            [sys.executable, "-m", "benchmarks.gpu.worker", self.name, self.device], env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", cwd=machine.ROOT, start_new_session=True,
         )  # fmt: skip
 
@@ -131,7 +136,7 @@ def _run_part(name, place, budget, result, write, say, start):
             if left <= 0:
                 counts["out_of_time"] = [unit, *units]
                 break
-            patience = getattr(part, "PATIENCE", LATER) if process else FIRST
+            patience = LATER if process else FIRST
             process = process or start(name, place.name)
             try:
                 answer = process.ask(unit, min(left + GRACE, patience))

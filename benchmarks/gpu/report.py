@@ -2,13 +2,13 @@
 
 from statistics import median as middle
 
-from ..comparison import mean
 from ..report import as_markdown
 from ..tables import Table
 from . import environment, sizes, verdict
+from .ratios import BEST, TITLE, WHATS, best, classes, losses, ratios
+from .ratios import size_name as _name
 
-WHATS = ("inference", "training")
-PLOT_TITLE = "torch.nn.LSTM's time over that of the engine: above 1, the engine is faster"
+PLOT_TITLE = f"{BEST}: {TITLE}"
 
 
 def markdown(result):
@@ -19,9 +19,9 @@ def markdown(result):
 
 def summary(result):
     """The same without the times themselves."""
-    found = [ceilings(result), latencies(result), correctness(result), sanitizer(result)]
-    found += [classes(result, what) for what in WHATS]
-    return "\n".join([*(as_markdown(table) for table in found if table.rows), "* " + "\n* ".join(about(result))])
+    return "\n".join(
+        [*(as_markdown(table) for table in _short(result) if table.rows), "* " + "\n* ".join(about(result))]
+    )
 
 
 def about(result):
@@ -31,6 +31,7 @@ def about(result):
     lines += [environment.line(record) for record in of_part(result, "environment")]
     lines += [f"{machine['cpu']}, {machine['cores']} cores; commit {machine['commit']}; {machine['date']}"]
     lines += [f"`{result['command']}`"]
+    lines += ["took " + ", ".join(f"{name} {part['seconds']:.0f} s" for name, part in result["parts"].items())]
     wrong = verdict.wrong(result)
     lines += [f"WRONG: {line}" for line in wrong] or ["no wrong numbers among those that were checked"]
     lines += [f"out of time: {count} pieces of {name}" for name, count in verdict.unfinished(result).items()]
@@ -46,9 +47,17 @@ def about(result):
 
 def tables(result):
     """All tables that there are figures for."""
-    found = [ceilings(result), latencies(result), correctness(result), sanitizer(result)]
-    found += [classes(result, what) for what in WHATS]
-    return found + [times(result, part, what) for part in ("rivals", "engines") for what in WHATS]
+    kinds = dict.fromkeys(record["kind"] for record in result["records"] if "contender" in record)
+    return _short(result) + [
+        times(result, part, what, kind) for part in ("engines", "rivals") for kind in kinds for what in WHATS
+    ]
+
+
+def _short(result):
+    """Those that are no longer the more shapes there are."""
+    found = [best(result, what) for what in WHATS] + [losses(result)]
+    found += [ceilings(result), latencies(result), correctness(result), sanitizer(result)]
+    return found + [classes(result, what) for what in WHATS]
 
 
 def of_part(result, name):
@@ -72,7 +81,8 @@ def correctness(result):
     rows, groups = [], {}
     for record in of_part(result, "correctness"):
         groups.setdefault((record["engine"], record["kind"]), []).append(record)
-    for (engine, kind), found in groups.items():
+    for engine, kind in sorted(groups, key=lambda key: key[0]):
+        found = groups[engine, kind]
         passed = [record for record in found if "share" in record]
         worst = max(passed, key=lambda record: record["share"], default=None)
         refused = next((record["refused"] for record in found if "refused" in record), "")
@@ -92,61 +102,24 @@ def sanitizer(result):
     for record in of_part(result, "sanitizer"):
         says = record.get("wrong") or (f"clean ({record['clean']})" if "clean" in record else "not checked: "
                 + str(record.get("refused") or record.get("failed")))  # fmt: skip
-        rows.append([record["engine"], record["tool"], says])
+        rows.append([record.get("engine", "all"), record.get("tool", "all"), says])
     return Table("compute-sanitizer", ["engine", "tool", "found"], rows)
 
 
-def ratios(result, what):
-    """(class, engine, kind, opponent) -> [(ratio, size)]: torch's median over the engine's, of the same rounds.
-
-    The opponents are torch eager, torch as a CUDA graph, and the better of the two.
-    """
-    found, races = {}, {}
-    for record in of_part(result, "engines"):
-        if record.get("what") == what and "median_s" in record:
-            races.setdefault((tuple(record["size"]), record["kind"]), {})[record["contender"]] = record["median_s"]
-    for (size, kind), medians in races.items():
-        torch = {name: value for name, value in medians.items() if name.startswith("torch")}
-        opponents = torch | ({"torch, the better": min(torch.values())} if torch else {})
-        for engine, own in medians.items():
-            if engine not in torch:
-                for name, value in opponents.items():
-                    key = sizes.class_of(size), engine, kind, name
-                    found.setdefault(key, []).append((value / own, size))
-    return found
-
-
-def classes(result, what):
-    """Geometric mean and worst of the ratios: a row per engine, kind and opponent, a column per class of sizes."""
-    found, rows = ratios(result, what), []
-    for engine, kind, opponent in dict.fromkeys(key[1:] for key in found):
-        columns = [found.get((name, engine, kind, opponent), []) for name in sizes.CLASSES]
-        every = [pair for column in columns for pair in column]
-        rows.append([engine, kind, opponent, *map(_mean_and_worst, [*columns, every]), _name(min(every)[1])])
-    header = ["engine", "kind", "against", *sizes.CLASSES, "all", "worst at N,T,D,H"]
-    return Table(f"{what}: {PLOT_TITLE}; geometric mean / worst (shapes)", header, rows)
-
-
-def _mean_and_worst(pairs):
-    found = [ratio for ratio, _ in pairs]
-    return f"{mean(found):.2f} / {min(found):.2f} ({len(found)})" if found else "-"
-
-
-def times(result, part, what):
+def times(result, part, what, kind):
     """Microseconds per step; a star where the contender's error is beyond the limit of that kind of numbers."""
     cells, columns = {}, {}
     for record in of_part(result, part):
-        if record.get("what") != what:
-            continue
-        column = record["kind"], record["contender"]
-        columns[column] = None
-        beyond = "*" if (record.get("share_of_limit") or 0) > 1 else ""
-        cell = f"{record['us_per_step']:.2f}{beyond}" if "us_per_step" in record else "failed"
-        cells.setdefault(tuple(record["size"]), {})[column] = cell
+        if (record.get("what"), record["kind"]) == (what, kind):
+            columns[record["contender"]] = None
+            beyond = "*" if (record.get("share_of_limit") or 0) > 1 else ""
+            cell = f"{record['us_per_step']:.2f}{beyond}" if "us_per_step" in record else "failed"
+            cells.setdefault(tuple(record["size"]), {})[record["contender"]] = cell
+    columns = sorted(columns, key=lambda name: name.startswith("torch"))
     order = [size for name in sizes.CLASSES for size in cells if sizes.class_of(size) == name]
     rows = [[_name(size), *(cells[size].get(column, "-") for column in columns)] for size in order]
-    title = f"{part}, {what}: microseconds per time step (* error beyond the limit of its kind)"
-    return Table(title, ["N,T,D,H", *(f"{kind} {name}" for kind, name in columns)], rows)
+    title = f"{part}, {what}, {kind}: microseconds per time step (* error beyond the limit of its kind)"
+    return Table(title, ["N,T,D,H", *columns], rows)
 
 
 def draw(result, file):
@@ -154,8 +127,8 @@ def draw(result, file):
     groups = {}
     for what in WHATS:
         for (name, engine, kind, opponent), each in ratios(result, what).items():
-            if opponent == "torch, the better":
-                groups.setdefault((what, engine, kind), {})[name] = [ratio for ratio, _ in each]
+            if engine == BEST:
+                groups.setdefault((what, kind, opponent), {})[name] = [ratio for ratio, _ in each]
     if not groups:
         return False
     try:
@@ -173,10 +146,10 @@ def draw(result, file):
         figure = Figure(figsize=(9, 2.2 + 3 * len(WHATS)), layout="constrained")
         figure.suptitle(PLOT_TITLE + (" (a rehearsal: it means nothing)" if result["rehearsal"] else ""))
         for ax, what in zip(figure.subplots(len(WHATS), 1), WHATS, strict=True):
-            for n, ((_, engine, kind), found) in enumerate((k, v) for k, v in groups.items() if k[0] == what):
+            for n, ((_, kind, opponent), found) in enumerate((k, v) for k, v in groups.items() if k[0] == what):
                 places = [list(sizes.CLASSES).index(name) for name in found]
                 ax.plot(places, [middle(each) for each in found.values()], marker=MARKERS[n % len(MARKERS)],
-                        linewidth=0.4, label=f"{engine}, {kind}: median")  # fmt: skip
+                        linewidth=0.4, label=f"{kind}, against {opponent}: median")  # fmt: skip
             ax.axhline(1, color="black", linewidth=1)
             ax.set_yscale("log", base=2)
             ax.set_xticks(range(len(sizes.CLASSES)), list(sizes.CLASSES), fontsize=7)
@@ -187,7 +160,3 @@ def draw(result, file):
         figure.savefig(content, format="svg", metadata=METADATA["svg"])
     records.replace(file, content.getvalue())
     return True
-
-
-def _name(size):
-    return ",".join(map(str, size))

@@ -18,7 +18,7 @@ from .timing import in_rounds
 
 WHATS = ("inference", "training")
 MODES = ("eager", "graph")
-ROUNDS, SECONDS = 3, 0.012
+ROUNDS, SECONDS = 3, 0.008
 
 
 class Part:
@@ -28,18 +28,16 @@ class Part:
         self.engines = engines
 
     def units(self, place):
-        """One per shape and kind."""
+        """One per shape and kind; float64, which is for proofs, at some shapes."""
         shapes = sizes.REHEARSED["timed"] if place.rehearsal else sizes.grid()
-        return [{"size": list(size), "kind": kind} for size in shapes for kind in sizes.TIMED_KINDS]
+        some = shapes[:1] if place.rehearsal else sizes.REFERENCE_TIMED
+        pairs = [(size, kind) for size in shapes for kind in sizes.TIMED_KINDS] + [(size, "float64") for size in some]
+        return [{"size": list(size), "kind": kind} for size, kind in pairs]
 
     def run(self, unit, place):
         """A record per contender and kind of work."""
-        place.release()
         race = Race(tuple(unit["size"]), unit["kind"], place)
-        names = race.engines() if self.engines else []
-        if self.engines and not names:
-            return []
-        for name in names:
+        for name in race.engines() if self.engines else ():
             race.add_engine(name)
         race.add_torch((unit["mode"],) if "mode" in unit else MODES)
         return race.records()
@@ -57,7 +55,7 @@ class Race:
 
     def __init__(self, size, kind, place):
         self.size, self.kind, self.place = size, kind, place
-        self.problem, self.arrays = _arrays(size)
+        self.problem, self.arrays = _drawn(size, place)
         self.calls, self.shares, self.failures, self.wrong = {}, {}, {}, {}
         self.torch = {}
         try:
@@ -69,8 +67,8 @@ class Race:
     def engines(self):
         """The engines that are timed here."""
         names = table.candidates(self.place.library)
-        reference_too = self.place.rehearsal or self.size in sizes.REFERENCE_TIMED
-        names = [name for name in names if name != "array_api" or reference_too]
+        if self.kind != sizes.REFERENCE_KIND or not (self.place.rehearsal or self.size in sizes.REFERENCE_TIMED):
+            names = [name for name in names if name != "array_api"]
         return [name for name in names if not correctness.refusal(name, self.kind, self.size, self.place)]
 
     def add_engine(self, name):
@@ -81,7 +79,7 @@ class Race:
             return comparing.check(result, given, self.expected, self._rounding, self.problem.T, self.place.xp)
 
         try:
-            engine = Engine(name, self.arrays, self.kind, self.place)
+            engine = Engine(name, _given(self.size, sizes.KINDS[self.kind].dtype, self.place), self.kind)
         except Exception as error:
             self._unless_broken(error)
             self.failures |= {(name, what): one_line(error) for what in WHATS}
@@ -155,13 +153,20 @@ class Race:
 
 
 @lru_cache(maxsize=1)
-def _arrays(size):
-    """The problem of the benchmarks at this size, and its arrays."""
+def _drawn(size, place):
+    """The problem of the benchmarks at this size, and its arrays. What the last one took there is free again."""
+    place.release()
     problem = Problem.of(size, "float32")
     return problem, problem.arrays()
 
 
 @lru_cache(maxsize=1)
-def _reference(size, kind, place):
-    """Outputs and gradients in float64, of the arrays as this kind rounds them; kinds of one dtype share them."""
-    return comparing.reference({name: place.array(value, kind) for name, value in _arrays(size)[1].items()})
+def _given(size, dtype, place):
+    """The arrays on the device: kinds of one dtype, and all engines, share them, for none writes into them."""
+    return {name: place.array(value, dtype) for name, value in _drawn(size, place)[1].items()}
+
+
+@lru_cache(maxsize=1)
+def _reference(size, dtype, place):
+    """Outputs and gradients in float64, of the arrays as this dtype rounds them, by an engine that is quick at it."""
+    return comparing.reference(_given(size, dtype, place), place.quick)

@@ -23,7 +23,7 @@ def main(engine, name="cuda"):
         for kind in sizes.KINDS:
             if correctness.refusal(engine, kind, size, place):
                 continue
-            arrays = {name: place.array(value, kind) for name, value in comparing.draw(size).items()}
+            arrays = {name: place.array(value, kind) for name, value in comparing.draw(size, "float32").items()}
             comparing.run(arrays, engine=engine, precision=sizes.KINDS[kind].precision)
             place.synchronize()
             ran += 1

@@ -17,6 +17,7 @@ from .places import NoDevice, open_place
 # Part -> where it is.
 PARTS = {
     "environment": "environment",
+    "compiling": "compiling",
     "ceilings": "ceilings",
     "latencies": "latencies",
     "rivals": "timed:RIVALS",

@@ -21,7 +21,7 @@ and, if they have something better than the reference engine's,
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
-    copy(v, dtype)                                  a state (N, H) in a dtype, in memory of its own
+    copy(v)                                         a state (N, H) in memory of its own
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
     warmup(dtype)                                   compile ahead for a dtype, by its name

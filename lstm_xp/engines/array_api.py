@@ -53,8 +53,8 @@ def product(A, B, bias=None):
     return out
 
 
-def copy(v, dtype):
-    return checks.namespace(v).astype(v, dtype, copy=True)
+def copy(v):
+    return checks.namespace(v).astype(v, v.dtype, copy=True)
 
 
 def step(x, h, c, Wx, Wh, b):

@@ -1,15 +1,18 @@
-"""CuPy: per step one product by cuBLAS, added straight to the pre-activations, and one kernel for all the rest.
+"""CuPy: per step one product by cuBLAS, and one kernel for all the rest; many steps are replayed from CUDA graphs.
 
-The kernels (`cuda/pointwise.cu`) write the gates over the pre-activations. All that is allocated is what is returned,
-so that no workspace is kept; the one exception is Wh in float32, for the backward pass of half types. Everything goes
-to the caller's current stream, in order, and nothing waits for the device.
+Few steps are launched one by one: each product is added straight to the pre-activations, and the kernels
+(`cuda/pointwise.cu`) write the gates over these. Then all that is allocated is what is returned; the one exception is
+Wh in float32, for the backward pass of half types. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
+that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
+order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it.
+Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it;
+these products are TF32's, as `Problem` says, which has all the digits of a half type.
 """
 
 from functools import cache
 
-from .cuda import choice, pointwise, stages
+from .cuda import choice, chunks, pointwise, stages
 from .cuda.memory import running, working_on
 from .cuda.products import Product
 from .cuda.refusals import refusal
@@ -57,40 +60,65 @@ class Engine:
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
         kept = T if keep else 1
-        with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
-            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
+        steps = chunks.Steps(False, h0.dtype, h0.dtype, a.dtype, N, H, self.precision)
+        needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + steps.bytes_for(T)
+        with working_on(a.device, f"{name}: h and c", needed), chunks.leased(steps, T) as runner:
+            gates, c0 = (cp.ascontiguousarray(v) for v in (a, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
-            cell = pointwise.launcher("cell_forward", h0.dtype.name, N, H)
-            prev_h, prev_c = h0.data.ptr, c0.data.ptr
-            for t in range(T):
-                step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if keep else 0)
-                add_recurrent(prev_h, step)
-                cell(step, prev_c, next_c, next_h)
-                prev_h, prev_c = next_h, next_c
+            if runner:
+                runner.Wh[...], runner.factor[...] = Wh, h0
+                runner.run(T, gates=gates, c=c, c0=c0, h=h, kept=int(keep))
+            else:
+                self._forward_step_by_step(gates, cp.ascontiguousarray(h0), c0, Wh, h, c)
         return h, c[-1], *((c, gates) if keep else (None, None))
+
+    def _forward_step_by_step(self, gates, h0, c0, Wh, h, c):
+        T, N, H = h.shape
+        add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
+        cell = pointwise.launcher("cell_forward", h0.dtype.name, N, H)
+        prev_h, prev_c = h0.data.ptr, c0.data.ptr
+        for t in range(T):
+            step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if len(c) == T else 0)
+            add_recurrent(prev_h, step)
+            cell(step, prev_c, next_c, next_h)
+            prev_h, prev_c = next_h, next_c
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
         T, N, H = c.shape
-        widened = 0 if Wh.dtype == c.dtype else Wh.size
-        with working_on(c.device, f"{name}: da", (T * N * 4 * H + 2 * N * H + widened) * c.itemsize):
+        states = (c if dh is None else dh).dtype  # float32, where gradients of h_n were added to those of half types
+        steps = chunks.Steps(True, states, c.dtype, c.dtype, N, H, self.precision)
+        beside = steps.bytes_for(T) or (0 if Wh.dtype == c.dtype else Wh.size * c.itemsize)
+        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + beside
+        with working_on(c.device, f"{name}: da", needed), chunks.leased(steps, T) as runner:
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
             da = cp.empty((T, N, 4 * H), c.dtype)
-            dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            through = Product(da[0], Wh.astype(c.dtype, copy=False).T, dh_t, precision=self.precision)
-            outer, strides = c if dh is None else dh, () if dh is None else dh.strides
-            strides = tuple(stride // outer.itemsize for stride in strides[1:]) or (0, 0)
-            cell = pointwise.launcher("cell_backward", outer.dtype.name, N, H)
-            carried = dh_t.data.ptr, dc_t.data.ptr
-            for t in reversed(range(T)):
-                step = _address(da, t)
-                prev_c = _address(c, t - 1) if t > 0 else c0.data.ptr
-                cell(0 if dh is None else _address(dh, t), *strides, carried[0], _address(gates, t), prev_c,
-                     _address(c, t), carried[1], step)  # fmt: skip
-                through(step)
+            dc_t = running(dc_n, c0)
+            strides = (0, 0, 0) if dh is None else tuple(stride // dh.itemsize for stride in dh.strides)
+            if runner:
+                runner.Wh[...], runner.result[...] = Wh, 0
+                if dh_n is not None:
+                    runner.result[0] = dh_n
+                by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
+                runner.run(T, gates=gates, c=c, c0=c0, h=dh, da=da, dc=dc_t, **by)
+                dh_t = runner.result.sum(axis=0)
+            else:
+                dh_t, wide = running(dh_n, c0), Wh.astype(c.dtype, copy=False)
+                self._backward_step_by_step(dh, states.name, strides[1:], dh_t, dc_t, gates, c, c0, wide, da)
         return da, dh_t, dc_t
+
+    def _backward_step_by_step(self, dh, states, strides, dh_t, dc_t, gates, c, c0, Wh, da):
+        T, N, H = c.shape
+        through = Product(da[0], Wh.T, dh_t, precision=self.precision)
+        cell = pointwise.launcher("cell_backward", states, N, H)
+        carried = dh_t.data.ptr, dc_t.data.ptr
+        for t in reversed(range(T)):
+            step = _address(da, t)
+            prev_c = _address(c, t - 1) if t > 0 else c0.data.ptr
+            cell(0 if dh is None else _address(dh, t), *strides, carried[0], _address(gates, t), prev_c,
+                 _address(c, t), carried[1], step)  # fmt: skip
+            through(step)
 
 
 IEEE, TF32 = Engine(stages.IEEE), Engine(stages.TF32)

@@ -17,6 +17,19 @@ __device__ inline unsigned short half_from_float(float v) {
 __device__ inline float float_from_bits(unsigned bits) { return __uint_as_float(bits); }
 __device__ inline unsigned bits_from_float(float v) { return __float_as_uint(v); }
 
+// 2^v and 1 / v, to one or two units of rounding, in one instruction each: 2^inf = inf, 1 / inf = 0, 1 / 1 = 1.
+__device__ inline float power_of_two(float v) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v));
+    return power;
+}
+
+__device__ inline float reciprocal(float v) {
+    float inverse;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(v));
+    return inverse;
+}
+
 // Shared memory of the size that a launch asks for.
 __device__ inline char* shared_memory() {
     extern __shared__ __align__(16) char memory[];
@@ -46,11 +59,20 @@ __device__ inline void narrow(float v, bfloat16& out) {
 __device__ inline void narrow(float v, float& out) { out = v; }
 __device__ inline void narrow(double v, double& out) { out = v; }
 
-// exp may overflow: 1 / (1 + inf) is the 0 that is wanted.
-template <typename W>
-__device__ inline W sigmoid(W z) {
-    return W(1) / (W(1) + exp(-z));
+// A step cannot begin before these are done: in float, there are no branches in them, and all gates' are computed at
+// once. 2^v may overflow: 1 / (1 + inf) is the 0 that is wanted.
+const float LOG2_E = 1.442695041f;
+__device__ inline float sigmoid(float z) { return reciprocal(1 + power_of_two(-LOG2_E * z)); }
+__device__ inline double sigmoid(double z) { return 1 / (1 + exp(-z)); }
+
+// 1 - 2 / (1 + e^2|z|), or, where that would lose digits, an odd polynomial (to 4e-8 of its value).
+__device__ inline float hyperbolic_tangent(float z) {
+    float size = fabsf(z), u = z * z;
+    float far = 1 - 2 * reciprocal(1 + power_of_two(2 * LOG2_E * size));
+    float near = z + z * u * (-0.333329588f + u * (0.133209422f + u * (-0.0526841842f + u * 0.0164588261f)));
+    return size < 0.55f ? near : copysignf(far, z);
 }
+__device__ inline double hyperbolic_tangent(double z) { return tanh(z); }
 
 // The pre-activations a become the gates, which lie H apart; prev_c and c may be one place.
 template <typename S, typename W>
@@ -58,25 +80,44 @@ __device__ inline void forward_cell(const W (&a)[4], const W& prev_c, unsigned H
     W i = sigmoid(a[0]);
     W f = sigmoid(a[1]);
     W o = sigmoid(a[2]);
-    W g = tanh(a[3]);
+    W g = hyperbolic_tangent(a[3]);
     W next_c = f * prev_c + i * g;
     gates[0] = i;
     gates[H] = f;
     gates[2 * H] = o;
     gates[3 * H] = g;
     c = next_c;
-    narrow(o * tanh(next_c), h);
+    narrow(o * hyperbolic_tangent(next_c), h);
 }
+
+// What of the backward step does not wait for dh.
+template <typename W>
+struct Slopes {
+    W f, to_dc, to_i, to_f, to_o, to_g;  // from dh to dc and da_o, from dc to the other da; f from dc to the step before
+
+    Slopes() = default;
+    __device__ Slopes(const W* gates, unsigned H, W prev_c, W c) : f(gates[H]) {
+        W i = gates[0], o = gates[2 * H], g = gates[3 * H], tanh_c = hyperbolic_tangent(c);
+        to_dc = o * (W(1) - tanh_c * tanh_c);
+        to_i = g * i * (W(1) - i);
+        to_f = prev_c * f * (W(1) - f);
+        to_o = tanh_c * o * (W(1) - o);
+        to_g = i * (W(1) - g * g);
+    }
+};
 
 // dc enters as the gradient from the step after, and leaves as the one for the step before.
 template <typename W>
+__device__ inline void backward_cell(W dh, const Slopes<W>& slopes, unsigned H, W& dc, W* da) {
+    W all_dc = dc + dh * slopes.to_dc;
+    da[0] = all_dc * slopes.to_i;
+    da[H] = all_dc * slopes.to_f;
+    da[2 * H] = dh * slopes.to_o;
+    da[3 * H] = all_dc * slopes.to_g;
+    dc = all_dc * slopes.f;
+}
+
+template <typename W>
 __device__ inline void backward_cell(W dh, const W* gates, unsigned H, W prev_c, W c, W& dc, W* da) {
-    W i = gates[0], f = gates[H], o = gates[2 * H], g = gates[3 * H];
-    W tanh_c = tanh(c);
-    W all_dc = dc + dh * o * (W(1) - tanh_c * tanh_c);
-    da[0] = all_dc * g * i * (W(1) - i);
-    da[H] = all_dc * prev_c * f * (W(1) - f);
-    da[2 * H] = dh * tanh_c * o * (W(1) - o);
-    da[3 * H] = all_dc * i * (W(1) - g * g);
-    dc = all_dc * f;
+    backward_cell(dh, Slopes<W>(gates, H, prev_c, c), H, dc, da);
 }

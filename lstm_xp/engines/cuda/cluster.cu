@@ -2,66 +2,92 @@
 // cluster_product.cuh.
 //
 //   S  what states and weights are stored as: float16, bfloat16, float. All is computed in float.
+//   W  what weights are kept as; forward that is S, backward it may be float: then nothing is widened at every step
 //   P  the product: Half, Bfloat, Tf32, Tf32x3 (on tensor cores) or Ieee (on FMA units)
 //   C, NT  a cluster of C blocks computes 8 * NT rows of the batch: clusters know nothing of each other
+//   KS  so many warps share the depth of a product
 //   HELD  so many parts of its weights each lane keeps in registers; the others are in shared memory
 //
 // A block owns U units, a multiple of 8: units [rank * U, rank * U + U), and keeps their 4U columns of Wh for the whole
-// sequence. Each of its first U / 8 warps owns 8 of them, a lane (g = lane / 4, t = lane % 4) the cells of unit g in
-// rows 2t and 2t + 1 of every 8 rows: their pre-activations and their c never leave its registers.
+// sequence. Forward, every block needs all of h: it sends its own part to all. Backward, its units' da is enough for its
+// share of every unit's dh: it sends each share to the unit's owner, who adds them up in the order of blocks.
 //
-// Forward, every block needs all of h: it sends its own part to all. Backward, its units' da is enough for its share of
-// every unit's dh: it sends each share to the unit's owner, who adds them up in the order of blocks.
+// Products: a warp has four sets of 8 columns. Forward, these are the four gates of 8 units, and the depth is all units;
+// backward they are 32 units of anyone, and the depth is the block's 4U gates, in the order 4u + gate. Warps that share a
+// depth take its chunks in turn.
 //
-// Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads.
+// Cells: 8 units of 4 rows belong to a warp, one to each lane, whose registers keep its c (backward dc) throughout.
 //
-// Products: the columns of a warp are, forward, the four gates of its units; backward, 32 units of anyone. The depth
-// is, forward, all units; backward, the block's 4U gates, in the order 4u + gate.
+// Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads. What a step needs of
+// global memory is read one step before; what it gives is stored after the messages are on their way.
 
-// Who is who
-
-// Threads of a block, at most, for what fits into its memory.
-__device__ constexpr unsigned most_threads(int C) { return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 224 : 192; }
-__device__ constexpr unsigned most_threads_back(int C, unsigned bytes, int HELD) {
-    return C == 1 ? 512 : C == 4 ? 320 : C == 8 ? 384 : bytes == 2 ? (HELD ? 384 : 640) : (HELD ? 256 : 384);
+// Threads of a block, at most, so that registers suffice: for so many parts of weights, for sums of eight rows that FMA
+// units have there, and for cells.
+template <typename P, typename S>
+__device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
+    unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 40 : 0) + cells;
+    return held <= 52 ? 512 : held <= 96 ? 384 : 256;
 }
 
+// Cells of a thread, at most.
+__device__ constexpr unsigned cells_forward(int NT, int KS) { return 2 * NT > KS ? 2 * NT / KS : 1; }
+__device__ constexpr unsigned cells_backward(int C, int NT, int KS, int GROUPS) {
+    return (8 * NT * GROUPS + C * KS - 1) / (C * KS);
+}
+
+// Who a thread is. CELLS of its warp, 8 units of 4 rows each: number k is `warps` further than the one before.
 template <int C, int NT>
 struct Self {
-    unsigned N, H, U, rank, warp, g, t, unit;
+    unsigned N, H, U, rank, warps, warp, lane, g, t;
 
     __device__ Self(unsigned N, unsigned H, unsigned U) : N(N), H(H), U(U) {
-        rank = blockIdx.x % C, warp = threadIdx.x / LANES, g = threadIdx.x % LANES / 4, t = threadIdx.x % 4;
-        unit = rank * U + 8 * warp + g;
+        rank = blockIdx.x % C, warps = blockDim.x / LANES, warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+        g = lane / 4, t = lane % 4;
     }
-    __device__ unsigned row(unsigned n, unsigned j) const { return (blockIdx.x / C * NT + n) * ROWS + 2 * t + j; }
-    __device__ bool exists(unsigned n, unsigned j) const { return warp < U / 8 && unit < H && row(n, j) < N; }
-    // In arrays (N, H).
-    __device__ size_t cell(unsigned n, unsigned j) const { return size_t(row(n, j)) * H + unit; }
-    // In arrays (N, 4H).
-    __device__ size_t gate(unsigned n, unsigned j) const { return size_t(row(n, j)) * GATES * H + unit; }
+};
+
+struct Cell {
+    unsigned row, unit;  // of its cluster and its block
+    bool computed, exists;
+    size_t state, gate;  // where: in arrays (N, H) and (N, 4H)
+
+    Cell() = default;
+    template <int C, int NT>
+    __device__ Cell(const Self<C, NT>& self, unsigned number) {
+        unsigned groups = self.U / 8, slot = self.warp + self.warps * number;
+        row = slot / groups * 4 + self.lane / 8, unit = slot % groups * 8 + self.lane % 8;
+        unsigned n = blockIdx.x / C * NT * ROWS + row, u = self.rank * self.U + unit;
+        computed = row < NT * ROWS, exists = computed && u < self.H && n < self.N;
+        state = size_t(n) * self.H + u, gate = state + 3 * size_t(n) * self.H;
+    }
 };
 
 // Forward
 
-template <typename S, typename P, int C, int NT, int HELD>
-__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads(C), 1) cluster_forward(
-    const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
-    int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned PER_LANE = per_lane<P>(), PIECES = ROWS * NT * 8 / PER_LANE;
-    Self<C, NT> self(N, H, U);
-    unsigned warps = U / 8, chunks = (C * U + per_chunk<P>() - 1) / per_chunk<P>(), lane = threadIdx.x % LANES;
-    unsigned size = chunks * NT * LANES, weight_size = slots * Part<P, S>::PIECES * LANES;
+template <typename S, typename P, int C, int NT, int KS, int HELD>
+__global__ void __cluster_dims__(C, 1, 1)
+    __launch_bounds__(most_threads<P, S>(HELD, 20 * cells_forward(NT, KS)), 1) cluster_forward(
+        const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
+        int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
+    constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
+    constexpr unsigned PIECES = LANES / PER_LANE;  // of 16 bytes, of a warp's h
+    const Self<C, NT> self(N, H, U);
+    const unsigned groups = U / 8, group = self.warp % groups, part = self.warp / groups, lane = self.lane;
+    const unsigned chunks = (C * U + per_chunk<P>() - 1) / per_chunk<P>(), count = (chunks + KS - 1) / KS;
+    const unsigned size = KS * count * NT * LANES, weight_size = slots * Part<P, S>::PIECES * LANES, width = U + 1;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
+    Sixteen* rows = shared + self.warps * weight_size;  // two buffers of h
+    Sixteen* sums = rows + 2 * size;  // of a unit's gates, by part and row; lanes of a row are in banks of their own
+    Sixteen* own = sums + KS * TALL * width + self.warp * PIECES;  // the warp's h, on its way
+    Mail mail = {
+        reinterpret_cast<Barrier*>(sums + KS * TALL * width + self.warps * PIECES), TALL * C * U * unsigned(sizeof(S))};
+
+    if (C > 1 && threadIdx.x == 0) mail.open();
     Weights<P, S, HELD> weights;
     weights.shared = shared + self.warp * weight_size + lane;
-    Sixteen* rows = shared + warps * weight_size;  // two buffers of h
-    Sixteen* own = rows + 2 * size + self.warp * PIECES;  // the warp's part of h
-    Mail mail = {reinterpret_cast<Barrier*>(rows + 2 * size + warps * PIECES), ROWS * NT * C * U * unsigned(sizeof(S))};
-
-    if (threadIdx.x == 0) mail.open();
-    weights.load(chunks, [&](unsigned set, unsigned k) {
-        return self.unit < H && k < H ? Wh[k * by_row + (set * H + self.unit) * by_column] : S();
+    weights.load(count, part, KS, [&](unsigned set, unsigned k) {
+        unsigned unit = self.rank * U + group * 8 + self.g;
+        return unit < H && k < H ? Wh[k * by_row + (size_t(set) * H + unit) * by_column] : S();
     });
     // h0, where number -1 would be; and zeros behind all units.
     for (unsigned k = threadIdx.x; k < size; k += blockDim.x) rows[k] = {};
@@ -70,161 +96,260 @@ __global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads(C), 1) 
         unsigned place = k / PER_LANE, tile = place / LANES;
         unsigned unit = tile / NT * per_chunk<P>() + place % 4 * PER_LANE + k % PER_LANE;
         unsigned row = (blockIdx.x / C * NT + tile % NT) * ROWS + place % LANES / 4;
-        first[k] = unit < H && row < N ? h0[size_t(row) * H + unit] : S();
+        first[k] = unit < H && row < N ? rounded(P(), h0[size_t(row) * H + unit]) : S();
     }
-    float cell[NT][2], next[NT][2][GATES];
-    auto prefetch = [&](unsigned t) {
+    Cell cell[CELLS];
+    float c_t[CELLS], next[CELLS][GATES], *at[CELLS][GATES];  // where gates of this step are
+    const size_t step = size_t(N) * H, c_step = kept ? step : 0;
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j)
-                for (unsigned gate = 0; gate < GATES; ++gate)
-                    next[n][j][gate] =
-                        t < T && self.exists(n, j) ? gates[t * size_t(N) * GATES * H + self.gate(n, j) + gate * H] : 0;
-    };
+    for (unsigned k = 0; k < CELLS; ++k) {
+        cell[k] = Cell(self, k);
+        c_t[k] = cell[k].exists ? c0[cell[k].state] : 0;
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j) cell[n][j] = self.exists(n, j) ? c0[self.cell(n, j)] : 0;
-    prefetch(0);
-    cluster_sync();
+        for (unsigned j = 0; j < GATES; ++j) {
+            at[k][j] = gates + cell[k].gate + j * H;
+            next[k][j] = cell[k].exists ? *at[k][j] : 0;
+        }
+    }
+    // Whom a lane sends its piece of h.
+    constexpr unsigned SENDS = C * PIECES / LANES > 1 ? C * PIECES / LANES : 1;
+    const unsigned piece = lane % PIECES;
+    Remote remotes[SENDS];
+#pragma unroll
+    for (unsigned j = 0; j < SENDS; ++j) remotes[j] = remote((lane / PIECES + j * (LANES / PIECES) + self.rank) % C);
+    all_sync<C>();
 
     for (unsigned t = 0; t < T; ++t) {
-        float a[NT][2][GATES];
+        float a[CELLS][GATES], *ahead[CELLS][GATES];
+        S new_h[CELLS];
+        Sixteen* told = rows + t % 2 * size;
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j)
-                for (unsigned gate = 0; gate < GATES; ++gate) a[n][j][gate] = next[n][j][gate];
-        prefetch(t + 1);
-        if (t > 0) mail.receive(t - 1);
-        auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(weights, rows + (t + 1) % 2 * size, chunks);
-        // Lanes have met in the product: all have sent what `own` held before.
+        for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                float values[GATES];
-                S new_h;
-                for (unsigned gate = 0; gate < GATES; ++gate) a[n][j][gate] += sums.of(n, gate, j);
-                forward_cell(a[n][j], cell[n][j], 1, values, cell[n][j], new_h);
-                if (self.exists(n, j)) {
-                    h[t * size_t(N) * H + self.cell(n, j)] = new_h;
-                    if (kept)
-                        for (unsigned gate = 0; gate < GATES; ++gate)
-                            gates[t * size_t(N) * GATES * H + self.gate(n, j) + gate * H] = values[gate];
-                    if (kept || t == T - 1) c[(kept ? t * size_t(N) * H : 0) + self.cell(n, j)] = cell[n][j];
-                }
-                reinterpret_cast<S*>(own)[(n * ROWS + 2 * self.t + j) * 8 + self.g] = self.unit < H ? new_h : S();
+            for (unsigned j = 0; j < GATES; ++j) {
+                a[k][j] = next[k][j], ahead[k][j] = at[k][j] + GATES * step;
+                next[k][j] = t + 1 < T && cell[k].exists ? *ahead[k][j] : 0;
             }
-        __syncwarp();
-        if (t == T - 1) break;
-        for (unsigned k = lane; k < C * PIECES; k += LANES) {
-            unsigned piece = k % PIECES, row = piece * PER_LANE / 8, to = (k / PIECES + self.rank) % C;
-            unsigned unit = self.rank * U + self.warp * 8 + piece * PER_LANE % 8;
-            send(own[piece], rows + t % 2 * size + place_of<P, NT>(row, unit), mail.of(t), to);
+        if (C > 1 && t > 0) mail.receive(t - 1);
+        {
+            auto product = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
+                weights, rows + (t + 1) % 2 * size + part * NT * LANES, KS * NT * LANES, count);
+#pragma unroll
+            for (unsigned n = 0; n < NT; ++n)
+#pragma unroll
+                for (unsigned j = 0; j < 2; ++j) {
+                    Sixteen four;
+                    for (unsigned set = 0; set < GATES; ++set) four.word[set] = bits_from_float(product.of(n, set, j));
+                    sums[(part * TALL + n * ROWS + 2 * self.t + j) * width + group * 8 + self.g] = four;
+                }
         }
+        if (KS > 1) __syncthreads();
+        else __syncwarp();  // a warp's cells are of its own columns
+#pragma unroll
+        for (unsigned k = 0; k < CELLS; ++k) {
+            if (!cell[k].computed) break;  // all of the warp's
+#pragma unroll
+            for (unsigned from = 0; from < KS; ++from) {
+                Sixteen four = sums[(from * TALL + cell[k].row) * width + cell[k].unit];
+                for (unsigned j = 0; j < GATES; ++j) a[k][j] += float_from_bits(four.word[j]);
+            }
+            forward_cell(a[k], c_t[k], 1, a[k], c_t[k], new_h[k]);
+            unsigned unit = self.rank * U + cell[k].unit;
+            S message = unit < H ? rounded(P(), new_h[k]) : S();
+            if (C == 1) {
+                Sixteen* place = told + place_of<P, NT>(cell[k].row, unit / PER_LANE * PER_LANE);
+                reinterpret_cast<S*>(place)[unit % PER_LANE] = message;
+            } else if (t + 1 < T) {
+                reinterpret_cast<S*>(own)[lane] = message;
+                __syncwarp();
+                unsigned row = cell[k].row - lane / 8 + piece * PER_LANE / 8;
+                unsigned first_unit = unit - lane % 8 + piece * PER_LANE % 8;
+                Sixteen v = own[piece], *place = told + place_of<P, NT>(row, first_unit);
+#pragma unroll
+                for (unsigned j = 0; j < SENDS; ++j)
+                    if (lane < C * PIECES) send(v, place, mail.of(t), remotes[j]);
+                __syncwarp();  // all have read what `own` held
+            }
+        }
+        if (C == 1) __syncthreads();
+#pragma unroll
+        for (unsigned k = 0; k < CELLS; ++k) {
+            if (cell[k].exists) {
+                h[cell[k].state] = new_h[k];
+                if (kept)
+#pragma unroll
+                    for (unsigned j = 0; j < GATES; ++j) *at[k][j] = a[k][j];
+                if (kept || t == T - 1) c[cell[k].state] = c_t[k];
+            }
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) at[k][j] = ahead[k][j];
+        }
+        h += step, c += c_step;
     }
 }
 
-// Backward
+// Backward. A warp computes shares for GROUPS times 32 units.
 
-template <typename S, typename P, int C, int NT, int HELD>
-__global__ void __cluster_dims__(C, 1, 1) __launch_bounds__(most_threads_back(C, sizeof(S), HELD), 1) cluster_backward(
-    const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
-    const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
-    float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
-    constexpr unsigned TALL = ROWS * NT, GROUPS = HELD ? 2 : 1;  // of 32 units, that a warp computes shares for
-    Self<C, NT> self(N, H, U);
-    unsigned chunks = U / 4, lane = threadIdx.x % LANES, busy = (C * U + 31) / 32 / GROUPS;  // warps that multiply
-    unsigned size = C * U * TALL, weight_size = slots * Part<P, S>::PIECES * LANES;
+template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
+__global__ void __cluster_dims__(C, 1, 1)
+    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 12 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+        const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
+        const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
+        float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
+    constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
+    constexpr unsigned UNIT = SHARES * TALL + 4;  // so that lanes with four rows of a unit each meet no one in a bank
+    const Self<C, NT> self(N, H, U);
+    const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
+    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
+    const unsigned weight_size = slots * Part<P, W>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
-    Weights<P, S, HELD> weights[GROUPS];
-    Sixteen* rows = shared + busy * GROUPS * weight_size;  // da of the block's units
-    float* shares = reinterpret_cast<float*>(rows + chunks * NT * LANES);  // two buffers (C, U, rows) of shares of dh
-    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), size * 4};
-    bool has_cells = self.warp < U / 8, multiplies = self.warp < busy;
+    Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
+    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
+    Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), SHARES * U * TALL * 4};
 
-    if (threadIdx.x == 0) mail.open();
+    if (C > 1 && threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
-    auto unit_of = [&](unsigned group, unsigned set) { return (self.warp + busy * group) * 32 + set * 8; };
+    auto unit_of = [&](unsigned of_warp, unsigned set) { return (group + busy * of_warp) * 32 + set * 8; };
+    Weights<P, W, HELD> weights[GROUPS];
 #pragma unroll
-    for (unsigned group = 0; group < GROUPS && multiplies; ++group) {
-        weights[group].shared = shared + (self.warp + busy * group) * weight_size + lane;
-        weights[group].load(chunks, [&](unsigned set, unsigned k) {
-            unsigned to = unit_of(group, set) + self.g, from = self.rank * U + k / GATES;
-            return to < H && from < H ? Wh[to * by_row + (k % GATES * H + from) * by_column] : S();
+    for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {
+        weights[of_warp].shared = shared + (self.warp * GROUPS + of_warp) * weight_size + self.lane;
+        weights[of_warp].load(count, part, KS, [&](unsigned set, unsigned k) {
+            unsigned to = unit_of(of_warp, set) + self.g, from = k / GATES, unit = self.rank * U + from;
+            bool exists = to < H && from < U && unit < H;
+            W v;
+            keep(exists ? Wh[to * by_row + (k % GATES * size_t(H) + unit) * by_column] : S(), v);
+            return v;
         });
     }
-    float dc_t[NT][2], c_t[NT][2];
+    for (unsigned k = threadIdx.x; k < 2 * rows_size; k += blockDim.x) rows[k] = {};
+    Cell cell[CELLS];
+    long long outside[CELLS];  // where the gradient of h from outside is
+    float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
+    constexpr unsigned KNOWN = GROUPS > 1 ? 1 : GATES;  // where registers are short, the others are counted from it
+    const float* gate_at[CELLS][KNOWN];
+    auto place_of_gate = [&](unsigned k, unsigned j) { return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN]; };
+    const size_t step = size_t(N) * H;
+    const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
+    c += (T - 1) * step;
+    auto prefetch = [&](unsigned t) {  // of step t - 1
+        c -= step;
+        const float* prev = t > 1 ? c : c0;
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j) {
-            bool exists = self.exists(n, j);
-            dc_t[n][j] = exists ? dc[self.cell(n, j)] : 0;
-            c_t[n][j] = exists ? c[(T - 1) * size_t(N) * H + self.cell(n, j)] : 0;
+        for (unsigned k = 0; k < CELLS; ++k) {
+            bool needed = t > 0 && cell[k].exists;
+#pragma unroll
+            for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] -= GATES * step;
+#pragma unroll
+            for (unsigned j = 0; j < GATES; ++j) gate[k][j] = needed ? *place_of_gate(k, j) : 0;
+            prev_c[k] = needed ? prev[cell[k].state] : 0;
+            outside[k] -= by_step;
+            from_outside[k] = !needed || !outer ? 0
+                              : wide            ? static_cast<const float*>(outer)[outside[k]]
+                                                : widen(static_cast<const S*>(outer)[outside[k]]);
         }
-    // The gradient of h that comes from the step after.
-    auto carried = [&](unsigned number, unsigned n, unsigned j) {
-        const float* share = shares + number % 2 * size + (self.warp * 8 + self.g) * TALL + n * ROWS + 2 * self.t + j;
-        float sum = share[0];
-        for (unsigned from = 1; from < C; ++from) sum += share[from * U * TALL];
-        return sum;
     };
-    cluster_sync();
+    // The gradient of h that comes from the step after.
+    auto carried = [&](unsigned number, unsigned k) {
+        const float* share = shares + number % 2 * size + cell[k].unit * UNIT + cell[k].row;
+        float sum = share[0], other = SHARES > 1 ? share[TALL] : 0;
+#pragma unroll
+        for (unsigned from = 2; from < SHARES; ++from) (from % 2 ? other : sum) += share[from * TALL];
+        return sum + other;
+    };
+#pragma unroll
+    for (unsigned k = 0; k < CELLS; ++k) {
+        cell[k] = Cell(self, k);
+        dc_t[k] = cell[k].exists ? dc[cell[k].state] : 0;
+        c_t[k] = cell[k].exists ? c[cell[k].state] : 0;
+        unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
+        outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
+#pragma unroll
+        for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] = gates + (T * GATES * step + cell[k].gate + j * H);
+    }
+    prefetch(T);
+    // Of two sets of columns, a lane sends four rows of one: whose units they are (all 8 of one block), and where the
+    // share lies.
+    Remote owner[GROUPS][2];
+    unsigned share_at[GROUPS][2];
+    const bool odd = self.t % 2;
+#pragma unroll
+    for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp)
+#pragma unroll
+        for (unsigned pair = 0; pair < 2; ++pair) {
+            unsigned first = unit_of(of_warp, 2 * pair + odd), unit = first % U + self.g;
+            owner[of_warp][pair] = remote(first / U < C ? first / U : 0);
+            share_at[of_warp][pair] = unit * UNIT + (self.rank * KS + part) * TALL + self.t / 2 * 4;
+        }
+    all_sync<C>();
 
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
         unsigned t = T - 1 - number;
-        float gate[NT][2][GATES], prev_c[NT][2], from_outside[NT][2];
+        float values[CELLS][GATES], dh_t[CELLS];
+        Sixteen* da_t = rows + number % 2 * rows_size;
+        {
+            Slopes<float> slopes[CELLS];
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                bool exists = self.exists(n, j);
-                const float* prev = t > 0 ? c + (t - 1) * size_t(N) * H : c0;
-                for (unsigned k = 0; k < GATES; ++k)
-                    gate[n][j][k] = exists ? gates[t * size_t(N) * GATES * H + self.gate(n, j) + k * H] : 0;
-                prev_c[n][j] = exists ? prev[self.cell(n, j)] : 0;
-                long long place = t * by_step + self.row(n, j) * by_outer_row + self.unit * by_unit;
-                from_outside[n][j] = !exists || !outer ? 0
-                                     : wide            ? static_cast<const float*>(outer)[place]
-                                                       : widen(static_cast<const S*>(outer)[place]);
+            for (unsigned k = 0; k < CELLS; ++k) {
+                slopes[k] = Slopes<float>(gate[k], 1, prev_c[k], c_t[k]);
+                dh_t[k] = from_outside[k], c_t[k] = prev_c[k];
             }
-        if (number > 0) {
-            mail.receive(number - 1);
-            __syncthreads();  // all warps have read the da before this one
+            prefetch(t);
+            if (C > 1 && number > 0) mail.receive(number - 1);
+#pragma unroll
+            for (unsigned k = 0; k < CELLS; ++k) {
+                if (!cell[k].computed) break;  // all of the warp's
+                if (number > 0) dh_t[k] += carried(number - 1, k);
+                else if (cell[k].exists) dh_t[k] += dh[cell[k].state];
+                backward_cell(dh_t[k], slopes[k], 1, dc_t[k], values[k]);
+                Sixteen four;
+                for (unsigned j = 0; j < GATES; ++j)
+                    four.word[j] = cell[k].exists ? bits_from_float(rounded(P(), values[k][j])) : 0;
+                da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
+            }
         }
+        auto store = [&] {
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            for (unsigned j = 0; j < 2; ++j) {
-                bool exists = self.exists(n, j);
-                float values[GATES] = {};
-                if (exists) {
-                    float dh_t = number > 0 ? carried(number - 1, n, j) : dh[self.cell(n, j)];
-                    dh_t += from_outside[n][j];
-                    backward_cell(dh_t, gate[n][j], 1, prev_c[n][j], c_t[n][j], dc_t[n][j], values);
-                    for (unsigned k = 0; k < GATES; ++k)
-                        da[t * size_t(N) * GATES * H + self.gate(n, j) + k * H] = values[k];
-                }
-                c_t[n][j] = prev_c[n][j];
-                if (!has_cells) continue;
-                Sixteen* place = rows + place_of<P, NT>(n * ROWS + 2 * self.t + j, GATES * (8 * self.warp + self.g));
-                for (unsigned k = 0; k < GATES; ++k) place->word[k] = bits_from_float(values[k]);
-            }
+            for (unsigned k = 0; k < CELLS; ++k)
+                if (cell[k].exists)
+#pragma unroll
+                    for (unsigned j = 0; j < GATES; ++j) const_cast<float*>(place_of_gate(k, j))[to_da] = values[k][j];
+        };
+        if (GROUPS > 1) store();
+        // Who is past this has read the da before, and nobody is two numbers behind.
         __syncthreads();
 #pragma unroll
-        for (unsigned group = 0; group < GROUPS && multiplies; ++group) {
-            auto sums = multiply<Sums<P, NT, NT == 1 && !HELD ? 2 : 1>>(weights[group], rows, chunks);
-            for (unsigned set = 0; set < 4; ++set) {
-                unsigned first = unit_of(group, set), to = first / U;  // one block owns all 8 units
-                if (to >= C) continue;
-                float* share = shares + number % 2 * size + (self.rank * U + first % U + self.g) * TALL + 2 * self.t;
-                for (unsigned n = 0; n < NT; ++n)
-                    send(sums.of(n, set, 0), sums.of(n, set, 1), share + n * ROWS, mail.of(number), to);
-            }
-        }
-    }
-    mail.receive(T - 1);
+        for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {
+            auto sums = multiply<Sums<P, NT, NT == 1 ? 2 : 1>>(
+                weights[of_warp], da_t + part * NT * LANES, KS * NT * LANES, count);
 #pragma unroll
-    for (unsigned n = 0; n < NT; ++n)
-        for (unsigned j = 0; j < 2; ++j)
-            if (self.exists(n, j)) {
-                dh[self.cell(n, j)] = carried(T - 1, n, j);
-                dc[self.cell(n, j)] = dc_t[n][j];
-            }
+            for (unsigned pair = 0; pair < 2; ++pair)
+#pragma unroll
+                for (unsigned n = 0; n < NT; ++n) {
+                    // Rows 2t and 2t + 1 of both sets; those of one of them are the neighbour's.
+                    float own[2], given[2];
+                    for (unsigned j = 0; j < 2; ++j) {
+                        float first = sums.of(n, 2 * pair, j), second = sums.of(n, 2 * pair + 1, j);
+                        own[j] = odd ? second : first;
+                        given[j] = __shfl_xor_sync(~0u, odd ? first : second, 1);
+                    }
+                    Sixteen four;
+                    for (unsigned j = 0; j < 4; ++j) four.word[j] = bits_from_float(j / 2 == odd ? own[j % 2] : given[j % 2]);
+                    if (unit_of(of_warp, 2 * pair + odd) >= C * U) continue;
+                    Sixteen* share = reinterpret_cast<Sixteen*>(
+                        shares + number % 2 * size + share_at[of_warp][pair] + n * ROWS);
+                    if (C > 1) send(four, share, mail.of(number), owner[of_warp][pair]);
+                    else *share = four;
+                }
+        }
+        if (C == 1) __syncthreads();
+        if (GROUPS == 1) store();
+    }
+    if (C > 1) mail.receive(T - 1);
+#pragma unroll
+    for (unsigned k = 0; k < CELLS; ++k)
+        if (cell[k].exists) {
+            dh[cell[k].state] = carried(T - 1, k);
+            dc[cell[k].state] = dc_t[k];
+        }
 }

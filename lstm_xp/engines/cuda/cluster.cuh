@@ -10,10 +10,15 @@ struct Barrier {
 #ifdef __CUDACC__
 __device__ inline unsigned in_shared(const void* place) { return unsigned(__cvta_generic_to_shared(place)); }
 
-// The same place in the memory of another block of the cluster.
-__device__ inline unsigned in_cluster(const void* place, unsigned rank) {
-    unsigned there;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(in_shared(place)), "r"(rank));
+// Another block of the cluster: where its shared memory is.
+struct Remote {
+    unsigned begin;
+    __device__ unsigned of(const void* place) const { return begin + in_shared(place) - in_shared(shared_memory()); }
+};
+
+__device__ inline Remote remote(unsigned rank) {
+    Remote there;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there.begin) : "r"(in_shared(shared_memory())), "r"(rank));
     return there;
 }
 
@@ -46,23 +51,22 @@ __device__ inline void await(Barrier* barrier, unsigned parity) {
         : "memory");
 }
 
-// Bytes to the same place in the memory of block `rank`, counted by its barrier.
-__device__ inline void send(Sixteen v, void* place, Barrier* barrier, unsigned rank) {
+// Bytes to the same place in the memory of another block, counted by its barrier.
+__device__ inline void send(Sixteen v, const void* place, const Barrier* barrier, Remote to) {
     asm volatile(
         "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-            in_cluster(place, rank)),
-        "r"(v.word[0]), "r"(v.word[1]), "r"(v.word[2]), "r"(v.word[3]), "r"(in_cluster(barrier, rank))
-        : "memory");
-}
-
-__device__ inline void send(float v, float w, float* place, Barrier* barrier, unsigned rank) {
-    asm volatile(
-        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(
-            in_cluster(place, rank)),
-        "r"(bits_from_float(v)), "r"(bits_from_float(w)), "r"(in_cluster(barrier, rank))
+            to.of(place)),
+        "r"(v.word[0]), "r"(v.word[1]), "r"(v.word[2]), "r"(v.word[3]), "r"(to.of(barrier))
         : "memory");
 }
 #endif
+
+// As cluster_sync; a block that is alone needs no more than its own barrier.
+template <int C>
+__device__ inline void all_sync() {
+    if (C > 1) cluster_sync();
+    else __syncthreads();
+}
 
 // Messages of a fixed size to every block of the cluster, from all of its blocks, this one too: number k into the
 // buffer k % 2. A block that has number k has them from all blocks; each of them sends its part of number k after it

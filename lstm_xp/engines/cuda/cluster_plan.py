@@ -4,6 +4,8 @@ The rates and latencies below are estimates. Nothing here has been measured on a
 """
 
 from functools import lru_cache
+from itertools import islice
+from itertools import product as product_of
 from typing import NamedTuple
 
 from .plan import CHUNK_BYTES, GATES, PRODUCTS, ROWS, TYPES
@@ -14,19 +16,20 @@ KERNELS = "cluster_forward", "cluster_backward"
 # Bytes of shared memory that a block may have, on compute capability 9.0 and 10.x.
 SHARED_BYTES = 232448
 # Blocks of a cluster. More than so many have to be allowed for a kernel.
-BLOCKS = 1, 4, 8, 16
+BLOCKS = 1, 2, 4, 8, 16
 PORTABLE = 8
 # Tiles of 8 rows that a cluster computes.
 TILES = 1, 2
-# kernel, stored type -> parts of the weights that each lane keeps in registers, where 16 blocks could not hold Wh else.
-HELD = {
-    ("cluster_forward", "float16"): 8,
-    ("cluster_forward", "bfloat16"): 8,
-    ("cluster_forward", "float"): 8,
-    ("cluster_backward", "float16"): 5,
-    ("cluster_backward", "bfloat16"): 5,
-    ("cluster_backward", "float"): 3,
-}
+# kernel -> warps that share the depth of a product.
+PARTS = {"cluster_forward": (1, 2, 4), "cluster_backward": (1, 2, 4, 8)}
+# kernel -> cells of a thread, at most.
+MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
+# Parts of the weights that a lane keeps in registers: as many as there are, or fit.
+HELD = 8, 6, 5, 4, 2, 1
+# Registers of weights -> threads of a block, at most; as in cluster.cu.
+THREADS = {52: 512, 96: 384, 204: 256}
+# Times 16 bytes of weights that a lane keeps in registers, at most.
+MOST_PIECES = 36
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
@@ -45,10 +48,13 @@ class Cut(NamedTuple):
 
     kernel: str
     stored: str  # the type of weights and states
+    kept: str  # that of weights in a block's memory
     product: str
     blocks: int  # of a cluster
     tiles: int
+    parts: int  # of the depth
     held: int  # parts of the weights, of each lane, in registers
+    groups: int  # of a warp, each four times 8 columns of the product
     N: int
     H: int
 
@@ -75,71 +81,78 @@ class Cut(NamedTuple):
         return (self.blocks * self.clusters,)
 
     @property
-    def groups(self):
-        """Of a warp, each four times 8 columns of the product."""
-        return 2 if self.backward and self.held else 1
-
-    @property
-    def busy(self):
-        """Warps that multiply."""
-        return -(-self.blocks * self.units // 32) // self.groups if self.backward else self.units // 8
+    def warps(self):
+        """Of a block."""
+        columns = self.blocks * self.units if self.backward else GATES * self.units
+        return -(-columns // (32 * self.groups)) * self.parts
 
     @property
     def block(self):
-        """Threads: every 8 units have a warp for their cells."""
-        return 32 * max(self.busy, self.units // 8)
+        """Threads."""
+        return 32 * self.warps
+
+    @property
+    def cells(self):
+        """Of a thread, at most."""
+        if self.backward:
+            return -(-8 * self.tiles * self.groups // (self.blocks * self.parts))
+        return max(1, 2 * self.tiles // self.parts)
+
+    @property
+    def pieces(self):
+        """Times 16 bytes, of the weights of a lane for one chunk."""
+        return 4 * WEIGHT_BYTES[self.kept] // ITEM_BYTES[self.product]
 
     @property
     def most_threads(self):
-        """What the kernel is compiled for; as in cluster.cu."""
-        if not self.backward:
-            return {1: 512, 4: 320, 8: 224, 16: 192}[self.blocks]
-        of_sixteen = (384, 256) if self.stored == "float" else (640, 384)
-        return {1: 512, 4: 320, 8: 384, 16: of_sixteen[self.held > 0]}[self.blocks]
+        """What the kernel is compiled for, so that its registers suffice."""
+        of_cells = 12 * self.groups + 24 * (self.cells - 1) if self.backward else 20 * self.cells
+        more = of_cells + (40 if self.product == "Ieee" else 0)
+        held = 4 * self.held * self.groups * self.pieces + more
+        return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
 
     @property
     def chunks(self):
-        """Pieces of the depth."""
+        """Pieces of the depth, of each part: with those behind its end."""
         depth = GATES * self.units if self.backward else self.blocks * self.units
-        return -(-depth * ITEM_BYTES[self.product] // CHUNK_BYTES)
-
-    @property
-    def part_bytes(self):
-        """Of the weights of a group, for one chunk."""
-        return 32 * CHUNK_BYTES * WEIGHT_BYTES[self.stored] // ITEM_BYTES[self.product]
+        return -(-(-(-depth * ITEM_BYTES[self.product] // CHUNK_BYTES)) // self.parts)
 
     @property
     def slots(self):
-        """Parts of a group in shared memory; on their way to registers, those of lanes lie there, too."""
-        return max(self.chunks - self.held, self.held)
+        """Of a lane's parts of the weights in shared memory; the others pass through one, on their way to registers."""
+        return max(self.chunks - self.held, 1)
 
     @property
     def shared_bytes(self):
-        """Of a block: weights; rows, and what is on its way to and from other blocks; barriers."""
-        rows = self.chunks * self.tiles * 512
+        """Of a block: weights; rows, sums, and what is on its way to and from other blocks; barriers."""
+        rows = 2 * self.parts * self.chunks * self.tiles * 512
         if self.backward:
-            moving = rows + 2 * 4 * self.blocks * self.units * self.rows
+            moving = 2 * 4 * self.units * (self.blocks * self.parts * self.rows + 4)
         else:
-            moving = 2 * rows + self.units * self.rows * ITEM_BYTES[self.product]
-        return self.busy * self.groups * self.slots * self.part_bytes + moving + BARRIER_BYTES
+            moving = 16 * self.parts * self.rows * (self.units + 1) + self.block * ITEM_BYTES[self.product]
+        return self.warps * self.groups * self.slots * self.pieces * 512 + rows + moving + BARRIER_BYTES
 
     @property
     def fits(self):
         """Whether a block has the memory, and a lane the registers."""
-        whole = self.held == 0 or self.chunks > self.held
-        return whole and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
+        there_are = self.held <= self.chunks and self.cells <= MOST_CELLS[self.kernel]
+        registers = self.pieces * self.held * self.groups <= MOST_PIECES
+        return there_are and registers and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
 
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        return f"{self.kernel}<{self.stored}, {self.product}, {self.blocks}, {self.tiles}, {self.held}>"
+        types, numbers = [self.stored, self.product], [self.blocks, self.tiles, self.parts, self.held]
+        if self.backward:
+            types[1:1], numbers[4:] = [self.kept], [self.groups]
+        return f"{self.kernel}<{', '.join(map(str, types + numbers))}>"
 
     def seconds(self, processors):
         """An estimate of one step: as many clusters as there is room for, one after the other."""
         at_once = max(1, processors // NEIGHBOURS * (NEIGHBOURS // self.blocks))
         width, padded = ITEM_BYTES[self.product], self.blocks * self.units
-        read = self.busy * self.groups * self.chunks * (self.part_bytes + 512 * self.tiles)
-        sent = self.rows * padded * 4 if self.backward else self.rows * self.units * self.blocks * width
+        read = self.warps * self.groups * ((self.chunks - self.held) * self.pieces + self.chunks * self.tiles) * 512
+        sent = self.rows * padded * 4 * self.parts if self.backward else self.rows * self.units * self.blocks * width
         product = read / SHARED_RATE
         if self.product == "Ieee":
             product += GATES * self.units * padded * self.rows / FMA_RATE
@@ -174,8 +187,7 @@ def plan(dtype, precision, N, H, processors):
     both = _fitting(dtype, precision, N, H)
     if not all(both):
         return None
-    # Registers only where nothing else is left.
-    return Plan(*(min(cuts, key=lambda cut: (cut.held > 0, cut.seconds(processors))) for cuts in both))
+    return Plan(*(min(found, key=lambda cut: cut.seconds(processors)) for found in both))
 
 
 @lru_cache
@@ -187,7 +199,7 @@ def most_units(dtype, precision):
 def _fitting(dtype, precision, N, H):
     """Of both directions, every cut for which there is room."""
     both = zip(KERNELS, products(dtype, precision), strict=True)
-    return [[cut for cut in cuts(kernel, TYPES[dtype], product, N, H) if cut.fits] for kernel, product in both]
+    return [list(cuts(kernel, TYPES[dtype], product, N, H)) for kernel, product in both]
 
 
 def products(dtype, precision):
@@ -198,19 +210,28 @@ def products(dtype, precision):
 
 
 def cuts(kernel, stored, product, N, H):
-    """One direction with every cluster, as many rows as there are, or fewer."""
+    """One direction with every cluster and division of the depth, and as many weights in registers as can be had."""
     tiles = TILES[:1] if product in ("Ieee", "Tf32x3") or N <= ROWS else TILES
-    every = [Cut(kernel, stored, product, blocks, count, 0, N, H) for blocks in BLOCKS for count in tiles]
-    return [*every, Cut(kernel, stored, product, BLOCKS[-1], 1, HELD[kernel, stored], N, H)]
+    for blocks, count, parts in product_of(BLOCKS, tiles, PARTS[kernel]):
+        # Several times 32 columns for each warp only where there would be too many warps.
+        backward, most = kernel == "cluster_backward", blocks == BLOCKS[-1]
+        every = (
+            Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
+            for kept in dict.fromkeys(("float", stored) if backward else (stored,))
+            for groups in ((1, 2, 3) if backward and most else (1,))
+            for held in HELD
+        )
+        yield from islice((cut for cut in every if cut.fits), 1)
 
 
 def expressions():
     """Every kernel that a plan can ask for, by its C++ name."""
     keys = [*PRODUCTS, ("float32", "tf32x3")]
-    every = [
-        cut
+    every = (
+        cut.expression
         for dtype, precision in keys
-        for kernel, product in zip(KERNELS, products(dtype, precision), strict=True)
-        for cut in cuts(kernel, TYPES[dtype], product, ROWS + 1, 1)
-    ]
-    return tuple(dict.fromkeys(cut.expression for cut in every))
+        for H in range(8, most_units(dtype, precision) + 1, 8)
+        for found in _fitting(dtype, precision, ROWS + 1, H)
+        for cut in found
+    )
+    return tuple(dict.fromkeys(every))

@@ -21,7 +21,22 @@ struct Tf32x3 {  // each factor as the sum of two: all but the product of the sm
     }
 };
 
+// A value of a row, as whoever writes it rounds it, once for all who read.
+template <typename P, typename V>
+__device__ inline V rounded(P, V v) {
+    return v;
+}
+__device__ inline float rounded(Tf32, float v) { return float_from_bits(tf32_from_float(v)); }
+
 // Weights
+
+// A weight as it is kept: as it is stored, or as a float.
+__device__ inline void keep(float16 v, float16& kept) { kept = v; }
+__device__ inline void keep(bfloat16 v, bfloat16& kept) { kept = v; }
+template <typename S>
+__device__ inline void keep(S v, float& kept) {
+    kept = widen(v);
+}
 
 // Of one chunk, what a lane has: PER_LANE values of the depth for each of the columns g, 8 + g, 16 + g, 24 + g.
 template <typename P, typename S>
@@ -69,11 +84,12 @@ struct Part {
     }
 };
 
-// Where a warp has its parts, one for each chunk: the first HELD of them in registers.
+// Where a warp has its parts, number k of them for chunk `first + apart * k`: HELD in registers, the others in shared
+// memory.
 template <typename P, typename S, int HELD>
 struct Weights {
     typedef Part<P, S> One;
-    One held[HELD ? HELD : 1];
+    One held[HELD];
     Sixteen* shared;  // this lane's
 
     __device__ One get(unsigned slot) const {
@@ -85,20 +101,22 @@ struct Weights {
 
     // weight(set, k): of the warp's column 8 * set + g, at k of the depth. Each lane reads what it wrote itself.
     template <typename Weight>
-    __device__ void load(unsigned chunks, const Weight& weight) {
-        unsigned in_chunk = threadIdx.x % 4 * per_lane<P>();
-        for (int chunk = 0; chunk < int(chunks); ++chunk) {
-            if constexpr (HELD > 0) {
-                if (chunk == HELD)
+    __device__ void load(unsigned count, unsigned first, unsigned apart, const Weight& weight) {
 #pragma unroll
-                    for (int k = 0; k < HELD; ++k) held[k] = get(k);
-            }
-            unsigned slot = chunk < HELD ? chunk : chunk - HELD;
-#pragma unroll
-            for (unsigned p = 0; p < One::PIECES; ++p)
-                shared[(slot * One::PIECES + p) * LANES] = One::gather(
-                    p, [&](unsigned set, unsigned k) { return weight(set, chunk * per_chunk<P>() + in_chunk + k); });
+        for (unsigned k = 0; k < HELD; ++k) {  // registers have no numbers that a loop could count
+            gather(0, first + apart * k, weight);
+            held[k] = get(0);
         }
+        for (unsigned k = HELD; k < count; ++k) gather(k - HELD, first + apart * k, weight);
+    }
+
+    template <typename Weight>
+    __device__ void gather(unsigned slot, unsigned chunk, const Weight& weight) {
+        unsigned begin = chunk * per_chunk<P>() + threadIdx.x % 4 * per_lane<P>();
+#pragma unroll 1
+        for (unsigned p = 0; p < One::PIECES; ++p)
+            shared[(slot * One::PIECES + p) * LANES] =
+                One::gather(p, [&](unsigned set, unsigned k) { return weight(set, begin + k); });
     }
 };
 
@@ -107,6 +125,7 @@ struct Weights {
 template <typename P, int NT, int CHAINS>
 struct Sums {
     static constexpr unsigned TILES = NT;
+    static constexpr bool SPREAD = false;
     float d[NT][2][CHAINS][4];
 
     __device__ float of(unsigned n, unsigned set, unsigned j) const {
@@ -118,10 +137,7 @@ struct Sums {
         Sixteen part[NT];
         __device__ Rows(const Sixteen* rows) {
 #pragma unroll
-            for (unsigned n = 0; n < NT; ++n) {
-                part[n] = rows[n * LANES + threadIdx.x % LANES];
-                for (unsigned w = 0; w < 4; ++w) part[n].word[w] = P::operand(part[n].word[w]);
-            }
+            for (unsigned n = 0; n < NT; ++n) part[n] = rows[n * LANES + threadIdx.x % LANES];
         }
     };
     template <typename S>
@@ -141,6 +157,7 @@ struct Sums {
 template <int CHAINS>
 struct Sums<Ieee, 1, CHAINS> {
     static constexpr unsigned TILES = 1;
+    static constexpr bool SPREAD = true;
     float d[4][ROWS];
 
     __device__ float of(unsigned, unsigned set, unsigned j) const { return d[set][j]; }
@@ -175,20 +192,30 @@ struct Sums<Ieee, 1, CHAINS> {
     }
 };
 
+// With `count` parts, at least HELD; the first one's rows, and how far it is to the next one's.
 template <typename Result, typename P, typename S, int HELD>
-__device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* rows, unsigned chunks) {
+__device__ inline Result multiply(Weights<P, S, HELD>& weights, const Sixteen* rows, unsigned apart, unsigned count) {
     typedef typename Result::Rows Rows;
     Result sums = {};
-    if constexpr (HELD > 0) {
 #pragma unroll
-        for (int chunk = 0; chunk < HELD; ++chunk) {
-            weights.held[chunk].stay();
-            sums.add(weights.held[chunk], Rows(rows + chunk * Result::TILES * LANES));
-        }
+    for (int k = 0; k < HELD; ++k) {
+        weights.held[k].stay();
+        sums.add(weights.held[k], Rows(rows + k * apart));
     }
-#pragma unroll(HELD || Result::TILES > 1 ? 1 : 2)  // more loads on their way would be spilled
-    for (unsigned chunk = HELD; chunk < chunks; ++chunk)
-        sums.add(weights.get(chunk - HELD), Rows(rows + chunk * Result::TILES * LANES));
+    rows += HELD * apart;
+    if constexpr (HELD * Part<P, S>::PIECES >= 32 && !Result::SPREAD) {
+        // There are registers for the next part, which is on its way while one is multiplied.
+        Part<P, S> next = weights.get(0);
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) {
+            Part<P, S> part = next;
+            next = weights.get(k + 1 < count ? k + 1 - HELD : 0);
+            sums.add(part, Rows(rows));
+        }
+    } else {
+#pragma unroll 1
+        for (unsigned k = HELD; k < count; ++k, rows += apart) sums.add(weights.get(k - HELD), Rows(rows));
+    }
     sums.finish();
     return sums;
 }

@@ -5,15 +5,16 @@
 // units; backward it is one gate of 16 * MT units, and the four blocks with the gates of the same units are a *team*,
 // whose sums are added in order. In either case a block has the cells of 4 * MT units to itself.
 //
-// A *chain* is so many rows of the batch (8 * tiles): it never meets another one, and belongs to one replica. Where a
+// A *chain* is so many rows of the batch (8 * TILES): it never meets another one, and belongs to one replica. Where a
 // replica has several, one is worked on while messages of the others are on their way.
 //
 // What all units of a step need of the step before (h forward, da backward) is a *message* in global memory: rows of
-// the product, rounded for it, and padded with zeros, so that 16 bytes can be read anywhere. There are two places for
-// it, in turn. A block that has written its part adds one to the chain's *signal*; who needs the message looks at the
-// signal until all have. A place is written to again only after that, when nobody reads there any more. All blocks have
-// to be on the device at once. Should a signal not come all the same, everybody leaves, and what was not computed is
+// the product, rounded for it, each unit in its place. What a team adds up is told like a message, too. All blocks have
+// to be on the device at once. Should a message not come all the same, everybody leaves, and what was not computed is
 // NaN.
+//
+// A step is one wait after another, so all that can be is done while waiting: what a cell needs from memory is on its
+// way before the message is looked for, and what it has computed is stored when others have been told.
 
 namespace grid {
 
@@ -26,34 +27,62 @@ __device__ inline float rounded(P, float v) {
     return float_from_bits(tf32_from_float(v));
 }
 
-// Which of the planned blocks this is, and its cells: of eight rows of a chain each thread has one, or none.
-template <typename P>
+// The word of a message that a thread writes: of half types, one of two threads writes for both.
+__device__ inline bool word_of(float v, unsigned& word) {
+    word = bits(v);
+    return true;
+}
+
+template <typename V>
+__device__ inline bool word_of(V v, unsigned& word) {
+    unsigned mine = bits(v);
+    word = mine | __shfl_xor_sync(ALL, mine, 1) << 16;
+    return threadIdx.x % 2 == 0;
+}
+
+// Which of the planned blocks this is.
 struct Place {
-    static constexpr unsigned UNITS = COLUMNS * MT_OF<P> / GATES;
     unsigned slice, replica;
 
     __device__ Place(const Work& work, unsigned block) : slice(block % work.slices), replica(block / work.slices) {}
+};
 
-    __device__ bool cell(const Work& work, unsigned chain, unsigned n, unsigned& row, unsigned& unit) const {
-        row = (chain * work.tiles + n) * ROWS + threadIdx.x / UNITS, unit = slice * UNITS + threadIdx.x % UNITS;
-        return threadIdx.x < UNITS * ROWS && row < work.N && unit < work.H;
-    }
+// A thread's cell of a chain, if it is `there`. What fills up the units of the last slice is `told`, too, as zeros: 16
+// bytes of a row belong together.
+template <typename P>
+struct Cell {
+    static constexpr unsigned UNITS = COLUMNS * MT_OF<P> / GATES;
+    unsigned row_of_chain, row, unit;
+    bool told, there;
 
-    template <typename Do>
-    __device__ void all_cells(const Work& work, Do with) const {
-        unsigned row, unit;
-        for (unsigned chain = replica; chain < work.chains; chain += work.replicas)
-            for (unsigned n = 0; n < work.tiles; ++n)
-                if (cell(work, chain, n, row, unit)) with(row, unit);
+    __device__ Cell(const Work& work, const Place& place, unsigned chain) {
+        row_of_chain = threadIdx.x / UNITS;
+        row = chain * work.tiles * ROWS + row_of_chain, unit = place.slice * UNITS + threadIdx.x % UNITS;
+        told = row_of_chain < work.tiles * ROWS && row < work.N && unit < work.pitch;
+        there = told && unit < work.H;
     }
 };
 
+template <typename P, typename Do>
+__device__ inline void all_cells(const Work& work, const Place& place, Do with) {
+    for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
+        const Cell<P> cell(work, place, chain);
+        if (cell.there) with(cell.row, cell.unit);
+    }
+}
+
+// Rows of a chain, but for those that only fill it up.
+__device__ inline unsigned rows_of(const Work& work, unsigned chain) {
+    unsigned high = ROWS * work.tiles, left = work.N - chain * high;
+    return left < high ? left : high;
+}
+
 // With some of its blocks missing, the others fill in for them.
-template <typename P, typename Lose>
+template <typename Lose>
 __device__ inline bool complete(const Work& work, Lose lose) {
     unsigned planned = work.slices * work.replicas;
     if (gridDim.x == planned) return true;
-    for (unsigned block = blockIdx.x; block < planned; block += gridDim.x) lose(Place<P>(work, block));
+    for (unsigned block = blockIdx.x; block < planned; block += gridDim.x) lose(Place(work, block));
     if (threadIdx.x == 0) *static_cast<volatile unsigned*>(work.report) = 2;
     return false;
 }
@@ -62,19 +91,17 @@ __device__ inline bool complete(const Work& work, Lose lose) {
 template <typename Lose>
 __device__ inline void leave(const Work& work, Lose lose) {
     if (threadIdx.x == 0) {
-        add_one(signal_of(work, ALARM));
+        put(work.alarm, 0);
         *static_cast<volatile unsigned*>(work.report) = 1;
     }
     lose();
 }
 
-const unsigned NAN_BITS = 0x7fffffff;
-
 // From step t on, NaN.
 template <typename S, typename P>
-__device__ inline void lose_forward(const Work& work, const Place<P>& place, long long t) {
+__device__ inline void lose_forward(const Work& work, const Place& place, long long t) {
     float nan = float_from_bits(NAN_BITS);
-    place.all_cells(work, [&](unsigned row, unsigned unit) {
+    all_cells<P>(work, place, [&](unsigned row, unsigned unit) {
         for (long long s = t; s < work.T; ++s) {
             size_t cell = (s * work.N + row) * work.H + unit;
             for (unsigned j = 0; j < GATES; ++j)
@@ -85,58 +112,71 @@ __device__ inline void lose_forward(const Work& work, const Place<P>& place, lon
     });
 }
 
-template <typename S, typename P>
+// Step t reads message t, which is the h before it.
+template <typename S, typename P, unsigned TILES>
 __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
     typedef typename P::Row Row;
-    if (!complete<P>(work, [&](const Place<P>& place) { lose_forward<S>(work, place, 0); })) return;
-    const Place<P> place(work, blockIdx.x);
-    Block<S, P, false> block(work, place.slice);
-    Row* messages = static_cast<Row*>(work.messages);
+    if (!complete(work, [&](const Place& place) { lose_forward<S, P>(work, place, 0); })) return;
+    const Place place(work, blockIdx.x);
+    Block<S, P, TILES, false> block(work, place.slice);
     const unsigned H = work.H, high = ROWS * work.tiles, rows = work.chains * high, pitch = work.pitch;
-    unsigned row, unit;
-    place.all_cells(work, [&](unsigned row, unsigned unit) {
-        messages[size_t(row) * pitch + unit] = rounded(P(), static_cast<const S*>(work.h0)[size_t(row) * H + unit]);
-    });
-    for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas)
-        tell(signal_of(work, FIRST_CHAIN + chain));
+    const size_t size = size_t(work.N) * H;
+    auto message = [&](unsigned number, unsigned row) {
+        return static_cast<Row*>(work.messages) + (size_t(number % PLACES) * rows + row) * pitch;
+    };
+    auto say = [&](const Cell<P>& cell, unsigned number, S h) {
+        unsigned word;
+        bool mine = word_of(rounded(P(), h), word) && cell.told;
+        if (mine) tell(message(number, cell.row) + cell.unit, word);
+        return mine;
+    };
+    for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
+        const Cell<P> cell(work, place, chain);
+        S h0 = {};
+        if (cell.there) h0 = static_cast<const S*>(work.h0)[size_t(cell.row) * H + cell.unit];
+        say(cell, 0, h0);
+    }
     for (int t = 0; t < work.T; ++t)
         for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
-            if (!heard(work, signal_of(work, FIRST_CHAIN + chain), (t + 1) * unsigned(work.slices)))
-                return leave(work, [&] { lose_forward<S>(work, place, t); });
-            Sums<P> result;
-            block.multiply(result, messages + ((t % 2 ? rows : 0) + size_t(chain) * high) * pitch, pitch, work.tiles);
-            const size_t size = size_t(work.N) * H;
-            float* gates = work.gates + t * GATES * size;
-            float* c = work.kept ? work.c + t * size : work.c;
-            const float* prev_c = t == 0 ? work.c0 : work.kept ? c - size : c;
-            S* h = static_cast<S*>(work.h) + t * size;
-            Row* told = messages + size_t(t % 2 ? 0 : rows) * pitch;
-#pragma unroll
-            for (unsigned n = 0; n < Sums<P>::NT; ++n) {
-                if (n >= work.tiles) break;
-                __syncthreads();
-                block.share(result, n);
-                __syncthreads();
-                if (!place.cell(work, chain, n, row, unit)) continue;
-                size_t cell = size_t(row) * H + unit;
-                float* gate = gates + 3 * size_t(row) * H + cell;
-                float a[GATES];
-                for (unsigned j = 0; j < GATES; ++j)
-                    a[j] = gate[j * H] + block.total(threadIdx.x / place.UNITS, threadIdx.x % place.UNITS * GATES + j);
-                forward_cell(a, prev_c[cell], H, gate, c[cell], h[cell]);
-                told[size_t(row) * pitch + unit] = rounded(P(), h[cell]);
-                if (t + 1 < work.T)
-                    for (unsigned j = 0; j < GATES; ++j) expect(gate + GATES * size + j * H);
+            const Cell<P> cell(work, place, chain);
+            const size_t at = size_t(cell.row) * H + cell.unit;
+            float* gates = work.gates + t * GATES * size + 3 * size_t(cell.row) * H + at;
+            float* c = (work.kept ? work.c + t * size : work.c) + at;
+            float a[GATES] = {}, gate[GATES] = {}, prev_c = 0, next_c = 0;
+            if (cell.there) {
+                for (unsigned j = 0; j < GATES; ++j) a[j] = gates[j * H];
+                prev_c = *(t == 0 ? work.c0 + at : work.kept ? c - size : c);
             }
-            tell(signal_of(work, FIRST_CHAIN + chain));
+            Sums<P, TILES> result;
+            bool here = block.multiply(work, result, message(t, chain * high), pitch, rows_of(work, chain));
+            block.share(result);
+            if (__syncthreads_or(!here)) return leave(work, [&] { lose_forward<S, P>(work, place, t); });
+            S h = {};
+            if (cell.there) {
+                for (unsigned j = 0; j < GATES; ++j)
+                    a[j] += block.total(cell.row_of_chain, threadIdx.x % cell.UNITS * GATES + j);
+                forward_cell(a, prev_c, 1, gate, next_c, h);
+            }
+            bool mine = say(cell, t + 1, h);
+            __syncthreads();  // the sums have been read
+            renew(t + 1, [&](unsigned old) {
+                if (mine) put(message(old, cell.row) + cell.unit, MISSING);
+            });
+            if (cell.there) {
+                for (unsigned j = 0; j < GATES; ++j) gates[j * H] = gate[j];
+                *c = next_c;
+                static_cast<S*>(work.h)[t * size + at] = h;
+                if (t + 1 < work.T)
+                    for (unsigned j = 0; j < GATES; ++j) expect(gates + GATES * size + j * H);
+            }
         }
 }
 
 // Up to step t, NaN.
 template <typename P>
-__device__ inline void lose_backward(const Work& work, const Place<P>& place, long long t) {
+__device__ inline void lose_backward(const Work& work, const Place& place, long long t) {
     float nan = float_from_bits(NAN_BITS);
-    place.all_cells(work, [&](unsigned row, unsigned unit) {
+    all_cells<P>(work, place, [&](unsigned row, unsigned unit) {
         for (long long s = 0; s <= t; ++s)
             for (unsigned j = 0; j < GATES; ++j)
                 work.da[(s * work.N + row) * GATES * work.H + j * work.H + unit] = nan;
@@ -144,71 +184,83 @@ __device__ inline void lose_backward(const Work& work, const Place<P>& place, lo
     });
 }
 
-// Step t is that of the gradients da; the last one, at -1, is that of h0 alone.
-template <typename S, typename P>
+// Step t is that of the gradients da; the last one, at -1, is that of h0 alone. A step reads the message of the one
+// before it, if there is one, and so does a team at its sums.
+template <typename S, typename P, unsigned TILES>
 __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
     constexpr unsigned WIDE = COLUMNS * MT_OF<P>;
-    if (!complete<P>(work, [&](const Place<P>& place) { lose_backward(work, place, work.T - 1); })) return;
-    const Place<P> place(work, blockIdx.x);
-    Block<S, P, true> block(work, place.slice);
-    const unsigned H = work.H, high = ROWS * work.tiles, rows = work.chains * high, pitch = GATES * work.pitch;
-    const unsigned team = place.slice / GATES, own = place.slice % GATES, teams = work.slices / GATES;
-    unsigned row, unit;
+    if (!complete(work, [&](const Place& place) { lose_backward<P>(work, place, work.T - 1); })) return;
+    const Place place(work, blockIdx.x);
+    Block<S, P, TILES, true> block(work, place.slice);
+    const unsigned H = work.H, high = ROWS * work.tiles, rows = work.chains * high, pitch = work.pitch;
+    const unsigned team = place.slice / GATES, own = place.slice % GATES, units = work.slices / GATES * WIDE;
+    const size_t size = size_t(work.N) * H;
+    auto message = [&](unsigned number, unsigned row, unsigned gate) {
+        return static_cast<float*>(work.messages) + ((size_t(number % PLACES) * rows + row) * GATES + gate) * pitch;
+    };
+    auto sums_of = [&](unsigned number, unsigned row, unsigned unit) {
+        return work.sums + ((size_t(number % PLACES) * rows + row) * units + unit) * GATES;
+    };
     for (int t = work.T - 1; t >= -1; --t) {
-        unsigned done = work.T - 1 - t;
+        const unsigned number = work.T - 1 - t;
         for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
-            if (done > 0) {
-                if (!heard(work, signal_of(work, FIRST_CHAIN + chain), done * work.slices))
-                    return leave(work, [&] { lose_backward(work, place, t); });
-                const float* messages = static_cast<const float*>(work.messages) + own * work.pitch;
-                Sums<P> result;
-                const float* rows_of = messages + ((t % 2 ? 0 : rows) + size_t(chain) * high) * pitch;
-                block.multiply(result, rows_of, pitch, work.tiles);
-#pragma unroll
-                for (unsigned n = 0; n < Sums<P>::NT; ++n) {
-                    if (n >= work.tiles) break;
-                    __syncthreads();
-                    block.share(result, n);
-                    __syncthreads();
-                    for (unsigned at = threadIdx.x; at < WIDE * ROWS; at += LANES * WARPS) {
-                        row = own * rows + chain * high + n * ROWS + at / WIDE;
-                        work.sums[(size_t(row) * teams + team) * WIDE + at % WIDE] = block.total(at / WIDE, at % WIDE);
-                    }
-                }
-                unsigned* of_team = signal_of(work, FIRST_CHAIN + work.chains + chain * teams + team);
-                tell(of_team);
-                if (!heard(work, of_team, done * GATES)) return leave(work, [&] { lose_backward(work, place, t); });
+            const Cell<P> cell(work, place, chain);
+            if (number > 0) {
+                Sums<P, TILES> result;
+                bool here = block.multiply(
+                    work, result, message(number, chain * high, own), GATES * pitch, rows_of(work, chain));
+                block.share(result);
+                if (__syncthreads_or(!here)) return leave(work, [&] { lose_backward<P>(work, place, t); });
+                for (unsigned k = threadIdx.x; k < WIDE * high; k += LANES * WARPS)
+                    tell(
+                        sums_of(number, chain * high + k / WIDE, team * WIDE + k % WIDE) + own,
+                        bits(block.total(k / WIDE, k % WIDE)));
             }
-            const size_t size = size_t(work.N) * H;
-            const float *gates = work.gates + t * GATES * size, *c = work.c + t * size;
-            const float* prev_c = t > 0 ? c - size : work.c0;
-            float* da = work.da + t * GATES * size;
-            float* told = static_cast<float*>(work.messages) + size_t(t % 2 ? rows : 0) * pitch;
-            for (unsigned n = 0; n < work.tiles; ++n) {
-                if (!place.cell(work, chain, n, row, unit)) continue;
-                size_t cell = size_t(row) * H + unit, gate = 3 * size_t(row) * H + cell;
-                float dh = done > 0 ? 0 : work.dh[cell];
-                for (unsigned j = 0; j < GATES && done > 0; ++j) {
-                    float sum;
-                    exchanged(sum, work.sums + (size_t(j) * rows + row) * teams * WIDE + unit, true);
-                    dh += sum;
+            const size_t at = size_t(cell.row) * H + cell.unit, first = t * GATES * size + 3 * size_t(cell.row) * H + at;
+            float gate[GATES] = {}, da[GATES] = {}, c = 0, prev_c = 0, dc = 0, outer = 0, dh = 0;
+            if (cell.there && t >= 0) {
+                for (unsigned j = 0; j < GATES; ++j) gate[j] = work.gates[first + j * H];
+                c = work.c[t * size + at], prev_c = t > 0 ? work.c[(t - 1) * size + at] : work.c0[at], dc = work.dc[at];
+                size_t of = t * work.by_step + cell.row * work.by_row + cell.unit * work.by_unit;
+                if (work.h)
+                    outer = work.is_float ? static_cast<const float*>(work.h)[of]
+                                          : widen(static_cast<const S*>(work.h)[of]);
+            }
+            bool here = true;
+            if (number > 0) {
+                Sixteen sums = awaited(cell.there);
+                here = heard(work, [&] {
+                    look(sums, sums_of(number, cell.row, cell.unit), missing(sums));
+                    return missing(sums);
+                });
+                for (unsigned j = 0; j < GATES; ++j) dh += float_from_bits(sums.word[j]);
+            } else if (cell.there) dh = work.dh[at];
+            if (t >= 0 && here) {
+                if (cell.there) {
+                    if (work.h) dh += outer;
+                    backward_cell(dh, gate, 1, prev_c, c, dc, da);
                 }
-                if (t < 0) {
-                    work.dh[cell] = dh;
-                    continue;
+                for (unsigned j = 0; j < GATES && cell.told; ++j)
+                    tell(message(number + 1, cell.row, j) + cell.unit, bits(rounded(P(), da[j])));
+            }
+            // Sums of the block have been read, too.
+            if (__syncthreads_or(!here)) return leave(work, [&] { lose_backward<P>(work, place, t); });
+            if (t < 0) {
+                if (cell.there) work.dh[at] = dh;
+                continue;
+            }
+            renew(number + 1, [&](unsigned old) {
+                for (unsigned j = 0; j < GATES; ++j) {
+                    if (cell.told) put(message(old, cell.row, j) + cell.unit, MISSING);
+                    if (cell.there) put(sums_of(old, cell.row, cell.unit) + j, MISSING);
                 }
-                if (work.h) {
-                    size_t outer = t * work.by_step + row * work.by_row + unit * work.by_unit;
-                    dh += work.is_float ? static_cast<const float*>(work.h)[outer]
-                                        : widen(static_cast<const S*>(work.h)[outer]);
-                }
-                backward_cell(dh, gates + gate, H, prev_c[cell], c[cell], work.dc[cell], da + gate);
-                for (unsigned j = 0; j < GATES; ++j)
-                    told[size_t(row) * pitch + j * work.pitch + unit] = rounded(P(), da[gate + j * H]);
+            });
+            if (cell.there) {
+                for (unsigned j = 0; j < GATES; ++j) work.da[first + j * H] = da[j];
+                work.dc[at] = dc;
                 if (t > 0)
-                    for (unsigned j = 0; j < GATES; ++j) expect(gates + gate + j * H - GATES * size);
+                    for (unsigned j = 0; j < GATES; ++j) expect(work.gates + first + j * H - GATES * size);
             }
-            if (t >= 0) tell(signal_of(work, FIRST_CHAIN + chain));
         }
     }
 }

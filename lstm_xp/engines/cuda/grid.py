@@ -1,6 +1,6 @@
 """The launches of `grid.cu`: one for all steps. Nothing is kept between calls but the compiled kernels and a report.
 
-The kernel gives up a wait after so many looks at a signal: PATIENCE of them take about two seconds, by estimate. Then
+The kernel gives up a wait after so many looks at a message: PATIENCE of them take about two seconds, by estimate. Then
 what it has not computed is NaN, and it leaves a word in the host's memory, which the next call on that device looks at
 and raises. So no call waits for the device in order to know whether it went well.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from . import kernels
 from .grid_plan import LANES, LINE, WARPS
 
-FILES = ("mma.cuh", "grid_signals.cuh", "grid_product.cuh", "grid.cu")
+FILES = ("mma.cuh", "grid_messages.cuh", "grid_product.cuh", "grid.cu")
 PATIENCE = 1 << 22
 
 # What a launch works on, as in grid.cu.
 WORDS = (
     "T", "N", "H", "slices", "replicas", "chains", "tiles", "pitch", "patience", "Wh", "Wh_by_row", "Wh_by_column",
-    "signals", "report", "messages", "sums", "gates", "c", "c0", "kept", "h", "h0", "da", "dh", "dc", "by_step",
+    "alarm", "report", "messages", "sums", "gates", "c", "c0", "kept", "h", "h0", "da", "dh", "dc", "by_step",
     "by_row", "by_unit", "is_float",
 )  # fmt: skip
 SIZES = ("N", "H", "slices", "replicas", "chains", "tiles", "pitch")
@@ -34,12 +34,10 @@ def run(part, chip, Wh, **words):
     """Launch one pass on the current device and stream; `words` are those of a Work, or arrays."""
     import cupy as cp
 
-    arrays = {
-        "messages": cp.zeros(part.message_bytes, "uint8"),
-        "sums": cp.empty(part.sum_bytes, "uint8"),
-        "signals": cp.zeros(LINE * part.signals, "uint32"),
-        "Wh": Wh,
-    }
+    told = cp.empty(part.workspace_bytes, "uint8")  # all bits set: nothing yet
+    told.data.memset_async(0xFF, told.nbytes)
+    messages = told.data.ptr + LINE
+    arrays = {"alarm": told.data.ptr, "messages": messages, "sums": messages + part.message_bytes, "Wh": Wh}
     by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
     words |= arrays | {name: getattr(part, name) for name in SIZES}
     words |= {"Wh_by_row": by_row, "Wh_by_column": by_column, "patience": PATIENCE, "report": _report(_device())[0].ptr}

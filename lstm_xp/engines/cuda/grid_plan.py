@@ -1,6 +1,7 @@
 """How the kernels of `grid.cu` divide a problem among a device's multiprocessors: from sizes alone. No GPU is asked.
 
-The rates and latencies below are estimates. Nothing here has been measured on a GPU.
+The rates and latencies below are estimates. Among numbers of tiles, which is all that they decide, they choose as
+measurements on an H200 do.
 """
 
 from functools import lru_cache
@@ -8,8 +9,8 @@ from typing import NamedTuple
 
 from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS, TYPES
 
-# As in grid.cu. Threads of a warp; warps of a block; words of a signal.
-LANES, WARPS, LINE = 32, 8, 32
+# As in grid.cu. Threads of a warp; warps of a block; places for messages. Bytes of a line of the level-2 cache.
+LANES, WARPS, PLACES, LINE = 32, 8, 9, 128
 KERNELS = "forward", "backward"
 
 
@@ -37,9 +38,9 @@ PRODUCTS = {
     ("float32", "tf32"): (TF32, TF32),
 }
 
-# Seconds from a message's last word to the first one read of it; of barriers and cells, for each 8 rows. Bytes that one
+# Seconds until a message that is told can be read; of a look at one; of barriers and cells. Bytes that one
 # multiprocessor reads per second, from the level-2 cache and from its own memory.
-MESSAGE, CELLS = 1.0e-6, 0.2e-6
+MESSAGE, LOOK, CELLS = 0.5e-6, 0.5e-6, 0.4e-6
 CACHE_RATE, SHARED_RATE = 4e10, 2e11
 
 
@@ -100,23 +101,18 @@ class Pass(NamedTuple):
 
     @property
     def message_bytes(self):
-        """Of both places for messages."""
-        return 2 * self.rows * (GATES if self.backward else 1) * self.chunks * CHUNK_BYTES
+        """Of all places for messages."""
+        return PLACES * self.rows * (GATES if self.backward else 1) * self.chunks * CHUNK_BYTES
 
     @property
     def sum_bytes(self):
         """Of what a team's blocks add up."""
-        return 4 * GATES * self.rows * self.slices * self.units if self.backward else 0
-
-    @property
-    def signals(self):
-        """Their number: an alarm, and those of chains and teams."""
-        return 1 + self.chains * (1 + (self.slices // GATES if self.backward else 0))
+        return PLACES * 4 * GATES * self.rows * self.slices * self.units if self.backward else 0
 
     @property
     def workspace_bytes(self):
-        """Of all that blocks tell each other."""
-        return self.message_bytes + self.sum_bytes + 4 * LINE * self.signals
+        """Of all that blocks tell each other: an alarm, messages and sums."""
+        return LINE + self.message_bytes + self.sum_bytes
 
     @property
     def chunk_bytes(self):
@@ -136,22 +132,25 @@ class Pass(NamedTuple):
     @property
     def shared_bytes(self):
         """Of a block: sums, and weights; or a chunk of each warp, on the way to its registers."""
-        sums = 4 * WARPS * ROWS * (COLUMNS * self.product.across + 4)
+        sums = 4 * WARPS * ROWS * self.tiles * (COLUMNS * self.product.across + 4)
         return sums + max(self.kept_bytes, WARPS * self.chunk_bytes)
 
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        return f"grid::{self.kernel}<{self.states}, {self.product.name}>"
+        return f"grid::{self.kernel}<{self.states}, {self.product.name}, {self.tiles}>"
 
     @property
     def seconds(self):
         """An estimate of one step."""
         rows, columns = ROWS * self.tiles, COLUMNS * self.product.across
-        read = rows * self.pitch * self.product.row_bytes / CACHE_RATE + self.kept_bytes / SHARED_RATE
-        one = read + 2 * rows * columns * self.pitch / self.product.rate + CELLS * self.tiles
-        # A block's chains are worked on in turn, while messages of others are on their way.
-        return max(MESSAGE * (2 if self.backward else 1) + one, one * -(-self.chains // self.replicas))
+        read = min(rows, self.N) * self.pitch * self.product.row_bytes / CACHE_RATE + self.kept_bytes / SHARED_RATE
+        looks = -(-self.chunks * self.tiles // (self.held * self.product.down)) + self.backward
+        one = read + 2 * rows * columns * self.pitch / self.product.rate + LOOK * looks + CELLS
+        # A block's chains are worked on in turn, while messages of others are on their way; but not so the sums.
+        if self.backward:
+            one += MESSAGE
+        return max(MESSAGE + one, one * -(-self.chains // self.replicas))
 
 
 class Plan(NamedTuple):
@@ -198,9 +197,10 @@ def most_units(dtype, precision, chip):
 def expressions():
     """Every kernel that a plan can ask for, by its C++ name."""
     every = (
-        Pass(kernel, TYPES[dtype], product, 1, 1, 1, 1)
+        Pass(kernel, TYPES[dtype], product, 1, 1, tiles, 1)
         for (dtype, _), products in PRODUCTS.items()
         for kernel, product in zip(KERNELS, products, strict=True)
+        for tiles in range(1, product.down + 1)
     )
     return tuple(part.expression for part in every)
 

@@ -1,5 +1,5 @@
 // The product of a block of grid.cu: its slice of Wh, which stays on the chip, by rows of a message. After
-// grid_signals.cuh.
+// grid_messages.cuh.
 //
 //   S  what weights are stored as
 //   P  the product: Half, Bfloat, Tf32, Ieee, or Widened<S>: weights of a half type, products as TF32
@@ -72,45 +72,53 @@ __device__ inline Sixteen fragment(Widened<S>, const Sixteen (&parts)[1], unsign
     return a;
 }
 
-// Sums of a warp: `add` takes 16 columns and one chunk, with 16 bytes of each of the rows of `row`.
-template <typename P>
+// Sums of a warp for NT times eight rows: `add` takes one chunk, of which a lane has read 16 bytes of one row of each
+// eight. It may use a place in shared memory that is the warp's own. A lane reads a GROUP of chunks at once.
+template <typename P, unsigned NT>
 struct Sums {
-    static constexpr unsigned MT = MT_OF<P>, NT = 2, LOADS = NT, GROUP = HELD_OF<P>;
+    static constexpr unsigned MT = MT_OF<P>, PARTS = PARTS_OF<P>, GROUP = 2 * HELD_OF<P> / NT;
     float d[MT][NT][4] = {};
 
-    __device__ static unsigned row(unsigned load) { return ROWS * load + threadIdx.x % LANES / 4; }
-
-    __device__ void add(unsigned m, const Sixteen (&parts)[PARTS_OF<P>], const Sixteen (&b)[LOADS], unsigned tiles) {
-        Sixteen first = fragment(P(), parts, 0), second = fragment(P(), parts, 1);
+    __device__ void add(const Sixteen (&weights)[MT][PARTS], const Sixteen (&rows)[NT], Sixteen*) {
 #pragma unroll
-        for (unsigned n = 0; n < NT; ++n)
-            if (n < tiles) {
-                P::mma(d[m][n], first, b[n].word[0], b[n].word[1]);
-                P::mma(d[m][n], second, b[n].word[2], b[n].word[3]);
+        for (unsigned m = 0; m < MT; ++m) {
+            Sixteen first = fragment(P(), weights[m], 0), second = fragment(P(), weights[m], 1);
+#pragma unroll
+            for (unsigned n = 0; n < NT; ++n) {
+                P::mma(d[m][n], first, rows[n].word[0], rows[n].word[1]);
+                P::mma(d[m][n], second, rows[n].word[2], rows[n].word[3]);
             }
+        }
     }
 
     __device__ void finish() {}
     __device__ float of(unsigned m, unsigned n, unsigned j) const { return d[m][n][j]; }
 };
 
-// On FMA units: a lane has the products of its own weights, two columns at four k, with all rows.
+// On FMA units: a lane has the products of its own weights, two columns at four k, with all rows, which come from other
+// lanes.
 template <>
-struct Sums<Ieee> {
-    static constexpr unsigned MT = MT_OF<Ieee>, NT = 1, LOADS = ROWS, GROUP = 1;
+struct Sums<Ieee, 1> {
+    static constexpr unsigned MT = MT_OF<Ieee>, GROUP = HELD_OF<Ieee>;
     float own[MT][2][ROWS] = {};
 
-    __device__ static unsigned row(unsigned load) { return load; }
-
-    __device__ void add(unsigned m, const Sixteen (&parts)[2], const Sixteen (&b)[LOADS], unsigned) {
+    __device__ void add(const Sixteen (&weights)[MT][2], const Sixteen (&rows)[1], Sixteen* place) {
+        unsigned lane = threadIdx.x % LANES;
+        __syncwarp();
+        place[lane] = rows[0];
 #pragma unroll
-        for (unsigned k = 0; k < 4; ++k)
+        for (unsigned r = 0; r < ROWS; ++r) {
+            if (r % 2 == 0) __syncwarp();  // more than once, or rows would be read for which there are no registers
+            Sixteen row = place[4 * r + lane % 4];
 #pragma unroll
-            for (unsigned second = 0; second < 2; ++second)
+            for (unsigned m = 0; m < MT; ++m)
 #pragma unroll
-                for (unsigned r = 0; r < ROWS; ++r)
-                    own[m][second][r] +=
-                        float_from_bits(b[r].word[k]) * float_from_bits(parts[k / 2].word[k % 2 * 2 + second]);
+                for (unsigned second = 0; second < 2; ++second)
+#pragma unroll
+                    for (unsigned k = 0; k < 4; ++k)
+                        own[m][second][r] += float_from_bits(row.word[k]) *
+                                             float_from_bits(weights[m][k / 2].word[k % 2 * 2 + second]);
+        }
     }
 
     // Of four lanes with the same columns each gets the whole sums of two rows, those that `mma` would give it.
@@ -134,23 +142,23 @@ struct Sums<Ieee> {
     __device__ float of(unsigned m, unsigned, unsigned j) const { return own[m][j / 2][j % 2]; }
 };
 
-// One block's slice of the weights, and the sums of its warps for eight rows.
-template <typename S, typename P, bool BACKWARD>
+// One block's slice of the weights, and the sums of its warps.
+template <typename S, typename P, unsigned NT, bool BACKWARD>
 struct Block {
     static constexpr unsigned MT = MT_OF<P>, HELD = HELD_OF<P>, PARTS = PARTS_OF<P>, PITCH = COLUMNS * MT + 4;
     typedef typename P::Row Row;
     typedef float Eight[ROWS][PITCH];
 
     Sixteen held[HELD][MT][PARTS];
-    Eight* sums;    // of each warp
+    Eight* sums;    // of each eight rows, of each warp
     Sixteen* kept;  // the chunks that are not held
-    unsigned warp, lane, chunks, pitch;
+    unsigned warp, lane, chunks, H;
 
     __device__ Block(const Work& work, unsigned slice) {
         warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-        pitch = work.pitch, chunks = pitch / per_chunk<P>();
+        H = work.H, chunks = work.pitch / per_chunk<P>();
         sums = reinterpret_cast<Eight*>(shared_memory());
-        kept = reinterpret_cast<Sixteen*>(sums + WARPS) + lane;
+        kept = reinterpret_cast<Sixteen*>(sums + WARPS * NT) + lane;
         Slice<P, S, BACKWARD> weights = {
             static_cast<const S*>(work.Wh), work.Wh_by_row, work.Wh_by_column, unsigned(work.H), slice % GATES};
         unsigned columns = (BACKWARD ? slice / GATES : slice) * COLUMNS * MT;
@@ -165,7 +173,7 @@ struct Block {
         }
         __syncthreads();
         for (unsigned chunk = HELD * WARPS + warp; chunk < chunks; chunk += WARPS)
-            gather_chunk(place(chunk, 0, 0), weights, columns, chunk);
+            gather_chunk(kept_at(chunk, 0, 0), weights, columns, chunk);
     }
 
     __device__ static void gather_chunk(
@@ -178,62 +186,79 @@ struct Block {
         }
     }
 
-    __device__ Sixteen* place(unsigned chunk, unsigned m, unsigned part) const {
+    __device__ Sixteen* kept_at(unsigned chunk, unsigned m, unsigned part) const {
         return kept + (((chunk - HELD * WARPS) * MT + m) * PARTS + part) * LANES;
     }
 
-    // This warp's share of the product with the rows of a message, `apart` values from each other.
-    __device__ void multiply(Sums<P>& result, const Row* rows, size_t apart, unsigned tiles) const {
-        constexpr unsigned GROUP = Sums<P>::GROUP, LOADS = Sums<P>::LOADS;
-        rows += lane % 4 * per_lane<P>();
-        Sixteen b[GROUP][LOADS];
-        auto load = [&](unsigned first) {
+    // This warp's share of the product with `count` rows of a message, `apart` values from each other; false if it is
+    // time to leave. The warp's place for sums is used on the way.
+    __device__ bool multiply(const Work& work, Sums<P, NT>& result, const Row* rows, size_t apart, unsigned count) const {
+        constexpr unsigned GROUP = Sums<P, NT>::GROUP;
+        static_assert(GROUP >= HELD, "what is held is of the first group");
+        unsigned own_row = lane / 4, own_k = lane % 4 * per_lane<P>();
+        rows += own_row * apart + own_k;
+        Sixteen read[GROUP][NT];
+        Sixteen* place = reinterpret_cast<Sixteen*>(sums[warp]);
+        auto hear = [&](unsigned first) {
 #pragma unroll
             for (unsigned i = 0; i < GROUP; ++i)
 #pragma unroll
-                for (unsigned j = 0; j < LOADS; ++j) {
-                    unsigned chunk = first + i * WARPS, row = Sums<P>::row(j);
-                    const Row* from = rows + row * apart + chunk * per_chunk<P>();
-                    exchanged(b[i][j], from, chunk < chunks && row < ROWS * tiles);
-                }
+                for (unsigned n = 0; n < NT; ++n)
+                    read[i][n] = awaited(
+                        (first + i * WARPS) * per_chunk<P>() + own_k < H && ROWS * n + own_row < count);
+            return heard(work, [&] {
+                bool any = false;
+#pragma unroll
+                for (unsigned i = 0; i < GROUP; ++i)
+#pragma unroll
+                    for (unsigned n = 0; n < NT; ++n)
+                        look(
+                            read[i][n], rows + ROWS * n * apart + (first + i * WARPS) * per_chunk<P>(),
+                            missing(read[i][n]));
+#pragma unroll
+                for (unsigned i = 0; i < GROUP; ++i)
+#pragma unroll
+                    for (unsigned n = 0; n < NT; ++n) any |= missing(read[i][n]);
+                return any;
+            });
         };
-        static_assert(HELD % GROUP == 0, "what is held is read in whole groups");
+        for (unsigned first = warp; first < chunks; first += GROUP * WARPS) {
+            if (!hear(first)) return false;
 #pragma unroll
-        for (unsigned group = 0; group < HELD; group += GROUP) {
-            if (group * WARPS + warp >= chunks) break;
-            load(group * WARPS + warp);
+            for (unsigned i = 0; i < GROUP; ++i) {
+                unsigned chunk = first + i * WARPS;
+                if (chunk >= chunks) break;
+                if (i < HELD && first == warp) {
+                    result.add(held[i % HELD], read[i], place);
+                } else {
+                    Sixteen weights[MT][PARTS];
 #pragma unroll
-            for (unsigned i = 0; i < GROUP; ++i)
-                if ((group + i) * WARPS + warp < chunks)
-#pragma unroll
-                    for (unsigned m = 0; m < MT; ++m) result.add(m, held[group + i][m], b[i], tiles);
-        }
-        for (unsigned first = HELD * WARPS + warp; first < chunks; first += GROUP * WARPS) {
-            load(first);
-#pragma unroll
-            for (unsigned i = 0; i < GROUP; ++i)
-                if (first + i * WARPS < chunks)
-#pragma unroll
-                    for (unsigned m = 0; m < MT; ++m) {
-                        Sixteen parts[PARTS];
-                        for (unsigned part = 0; part < PARTS; ++part) parts[part] = *place(first + i * WARPS, m, part);
-                        result.add(m, parts, b[i], tiles);
-                    }
+                    for (unsigned m = 0; m < MT; ++m)
+                        for (unsigned part = 0; part < PARTS; ++part) weights[m][part] = *kept_at(chunk, m, part);
+                    result.add(weights, read[i], place);
+                }
+            }
         }
         result.finish();
+        return true;
     }
 
-    // The n-th eight rows, to where `total` finds them after a barrier.
-    __device__ void share(const Sums<P>& result, unsigned n) {
+    // To where `total` finds them after a barrier.
+    __device__ void share(const Sums<P, NT>& result) {
+        __syncwarp();
 #pragma unroll
-        for (unsigned m = 0; m < MT; ++m)
-            for (unsigned j = 0; j < 4; ++j)
-                sums[warp][lane % 4 * 2 + j % 2][COLUMNS * m + lane / 4 + j / 2 * 8] = result.of(m, n, j);
+        for (unsigned n = 0; n < NT; ++n)
+#pragma unroll
+            for (unsigned m = 0; m < MT; ++m)
+                for (unsigned j = 0; j < 4; ++j)
+                    sums[n * WARPS + warp][lane % 4 * 2 + j % 2][COLUMNS * m + lane / 4 + j / 2 * 8] =
+                        result.of(m, n, j);
     }
 
     __device__ float total(unsigned row, unsigned column) const {
-        float sum = sums[0][row][column];
-        for (unsigned of = 1; of < WARPS; ++of) sum += sums[of][row][column];
+        const Eight* of = sums + row / ROWS * WARPS;
+        float sum = of[0][row % ROWS][column];
+        for (unsigned k = 1; k < WARPS; ++k) sum += of[k][row % ROWS][column];
         return sum;
     }
 };

@@ -14,7 +14,7 @@ class working_on:  # a generator would take several times as long
         self.device.__enter__()
 
     def __exit__(self, kind, error, traceback):
-        told = _too_little(error) and self._told()
+        told = is_full(error) and self._told()
         self.device.__exit__(kind, error, traceback)
         if told:
             raise MemoryError(told) from error
@@ -29,8 +29,8 @@ class working_on:  # a generator would take several times as long
         )
 
 
-def _too_little(error):
-    """Whether an error is that of too little memory."""
+def is_full(error):
+    """Whether an error says that there is no memory."""
     return isinstance(error, MemoryError) or (type(error).__name__, getattr(error, "status", None)) in FULL
 
 

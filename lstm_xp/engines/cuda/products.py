@@ -4,6 +4,8 @@ from functools import cache
 
 import numpy as np
 
+from .replay import capturing
+
 # Read by cuBLAS while it is called.
 SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
 DATA_TYPES = {
@@ -25,7 +27,8 @@ class Product:
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
         (M, K), N = A.shape, B.shape[1]
         cublas, kind, out_kind, zero, one, compute = _settled(A.dtype, out.dtype, precision)
-        handle = _handle_of_cublas()()
+        with capturing:  # a thread's first one is made
+            handle = _handle_of_cublas()()
         if compute is None:
             plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
             compute = cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC

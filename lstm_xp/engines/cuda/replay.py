@@ -23,6 +23,9 @@ KEPT, KEPT_BYTES = 8, 1 << 28
 BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
 BLOCK = 256
+# For what one thread at a time may do: capture, and what spoils the capture of any other, which is to wait for the
+# whole device, as the making of a handle of cuBLAS does.
+capturing = threading.RLock()
 
 
 class Runner:
@@ -47,7 +50,7 @@ class Runner:
 
     def run(self, count, launches, **words):
         """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
-        words = [_word(words.get(name)) for name in WORDS]
+        words = [word(words.get(name)) for name in WORDS]
         chunk = CHUNK if launches >= FEWEST else launches
         for first in range(0, launches, chunk):
             self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
@@ -64,24 +67,43 @@ class Runner:
             self._step(self.steps.grid, (self.steps.block,), arguments)
 
     def _captured(self):
-        from cupy.cuda import Stream
+        with capturing:
+            self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
+            return captured(lambda: self._launch(range(CHUNK)))
 
-        self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
-        stream = Stream(non_blocking=True)
-        with stream:
-            stream.begin_capture()
-            try:
-                self._launch(range(CHUNK))
-            finally:
-                graph = stream.end_capture()
-        return graph
+
+def captured(launch):
+    """A graph of all that a function launches.
+
+    Another thread, of the caller's own, may spoil a capture. So one that fails is tried once more.
+    """
+    with capturing:
+        try:
+            return _captured(launch)
+        except Exception:
+            return _captured(launch)
+
+
+def _captured(launch):
+    from cupy.cuda import Stream, runtime
+
+    stream = Stream(non_blocking=True)
+    with stream:
+        # In this mode, no thread is kept from making arrays meanwhile.
+        stream.begin_capture(runtime.streamCaptureModeRelaxed)
+        try:
+            launch()
+        finally:
+            graph = stream.end_capture()
+    return graph
 
 
 # The words of a Job after `first` and `steps`.
 WORDS = ("gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
 
 
-def _word(v):
+def word(v):
+    """An array's address, a number, or 0 for None."""
     return v.data.ptr if hasattr(v, "data") else v or 0
 
 
@@ -89,10 +111,11 @@ _idle, _lock = [], threading.Lock()
 
 
 @contextmanager
-def leased(steps):
+def leased(steps, make=Runner):
     """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
 
-    There it goes on being in use for as long as the device works; whoever gets it next on that stream comes after.
+    Where none is kept, one is made. Afterwards it goes on being in use for as long as the device works; whoever gets
+    it next on that stream comes after.
     """
     from cupy import cuda
 
@@ -101,7 +124,7 @@ def leased(steps):
         found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
         if found:
             _idle.remove(found)
-    runner = found[1] if found else Runner(steps)
+    runner = found[1] if found else make(steps)
     yield runner  # and after an error it is forgotten
     with _lock:
         _idle.append((key, runner))

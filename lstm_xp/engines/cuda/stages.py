@@ -82,13 +82,13 @@ class Stages:
 IEEE, TF32 = Stages("ieee"), Stages("tf32")
 
 
-def copy(v, dtype):
+def copy(v):
     """An array of its own memory."""
     import cupy as cp
 
-    if v.dtype != dtype or not v.flags.c_contiguous:
-        return v.astype(dtype, order="C")
-    out = cp.empty(v.shape, dtype)
+    if not v.flags.c_contiguous:
+        return v.copy(order="C")
+    out = cp.empty(v.shape, v.dtype)
     out.data.copy_from_device_async(v.data, v.nbytes)  # CuPy's own copies are kernels, which take it twice as long
     return out
 

@@ -1,0 +1,105 @@
+"""cuBLAS without CuPy between: products that a stream may capture, which CuPy's own calls refuse.
+
+It is the library that CuPy has loaded, found through CuPy's extension, which is linked to it: symbols of a library are
+looked for in those that it needs, too. (Not so on Windows: there `library` finds none.) A handle of our own per device
+keeps its stream and workspace apart from those of CuPy's. A workspace that is given keeps cuBLAS from allocating one,
+which would become a part of the graph.
+"""
+
+from contextlib import contextmanager
+from ctypes import CDLL, byref, c_int, c_longlong, c_size_t, c_void_p
+from functools import cache
+
+from .products import Product
+from .replay import capturing
+
+# As much as cuBLAS takes by itself on Hopper; with less, it would leave out some of its kernels.
+WORKSPACE_BYTES = 1 << 25
+SIGNATURES = {
+    "cublasCreate_v2": (c_void_p,),
+    "cublasSetStream_v2": (c_void_p, c_void_p),
+    "cublasSetWorkspace_v2": (c_void_p, c_void_p, c_size_t),
+    "cublasGemmEx": (
+        *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int),
+        *(c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_int),
+    ),
+    "cublasGemmStridedBatchedEx": (
+        *(c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_longlong),
+        *(c_void_p, c_int, c_int, c_longlong, c_void_p, c_void_p, c_int, c_int, c_longlong, c_int, c_int, c_int),
+    ),
+}
+
+# By device.
+_handles = {}
+
+
+@cache
+def library():
+    """cuBLAS, or None."""
+    from cupy_backends.cuda.libs import cublas
+
+    try:
+        found = CDLL(cublas.__file__)
+        for name, arguments in SIGNATURES.items():
+            getattr(found, name).argtypes = arguments
+    except (AttributeError, OSError):
+        return None
+    return found
+
+
+class FixedProduct(Product):
+    """out[k] = A[k] @ B[k] for every k, at the addresses of the arrays, within `working`."""
+
+    def __init__(self, A, B, out, **options):
+        super().__init__(A[0], B[0], out[0], **options)
+        self._strides, self._count = [v.strides[0] // v.itemsize for v in (B, A, out)], len(out)
+
+    def __call__(self):
+        B, A, out = self._strides
+        first_A, _, first_out = (v.data.ptr for v in self.arrays)
+        before, between, after = self._before[1:], self._between, self._after
+        if self._count == 1:
+            _call("cublasGemmEx", _handle(), *before, first_A, *between, first_out, *after)
+            return
+        every = *before, B, first_A, *between[:2], A, between[2], first_out, *after[:2], out, self._count, *after[2:]
+        _call("cublasGemmStridedBatchedEx", _handle(), *every)
+
+
+@contextmanager
+def working(workspace):
+    """Products of this thread go to the current stream, with a workspace: bytes that no other stream uses meanwhile.
+
+    Both are the handle's, so that one thread at a time multiplies.
+    """
+    from cupy.cuda import get_current_stream
+
+    with capturing:
+        # In this order: setting the stream takes the workspace away.
+        _call("cublasSetStream_v2", _handle(), get_current_stream().ptr)
+        _call("cublasSetWorkspace_v2", _handle(), workspace.data.ptr, workspace.nbytes)
+        yield
+
+
+def forget():
+    """Handles of a device that is no more."""
+    _handles.clear()
+
+
+def _handle():
+    """Of the current device. To make one waits for the device, once."""
+    from cupy.cuda import Device
+
+    device = Device().id
+    if device not in _handles:
+        made = c_void_p()
+        _call("cublasCreate_v2", byref(made))
+        _handles[device] = made.value
+    return _handles[device]
+
+
+def _call(name, *arguments):
+    status = getattr(library(), name)(*arguments)
+    if status:
+        from cupy_backends.cuda.libs.cublas import check_status
+
+        check_status(status)  # raises CuPy's own error
