@@ -26,12 +26,7 @@ of_pointwise = pytest.mark.parametrize(
 # Blocks of 128 threads: with so many registers, a processor still holds its 2048 threads (float32: 65536 / 2048), or
 # 1280 of those that look up their addresses, which have all that they load on its way at once.
 REGISTERS = {"float": 32, "double": 48}
-CUTS = {
-    cut.expression: cut
-    for key in (*plan.PRODUCTS, ("float32", "tf32x3"))
-    for kernel, product in zip(cluster_plan.KERNELS, cluster_plan.products(*key), strict=True)
-    for cut in cluster_plan.cuts(kernel, plan.TYPES[key[0]], product, 9, 1)
-}
+CUTS = cluster_plan.kernels()
 # All of them for one architecture; for the other those of the largest clusters, which need the most registers.
 CLUSTERS = {90: tuple(CUTS), 100: tuple(name for name, cut in CUTS.items() if cut.blocks == 16)}
 of_clusters = pytest.mark.parametrize("architecture", CLUSTERS)
@@ -111,8 +106,8 @@ def test_clusters_use_what_is_planned(nvrtc, architecture):
     for name, used in resources.items():
         assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
         assert 32 < used.registers <= min(255, 65536 // CUTS[name].most_threads), f"{name}: {used}"
-        # What is held stays there: 16 words of a part, or 8 of half types that are multiplied as TF32.
-        assert used.registers > CUTS[name].held * CUTS[name].groups * CUTS[name].part_bytes / 32 / 4
+        # What is held stays there.
+        assert used.registers > 4 * CUTS[name].held * CUTS[name].groups * CUTS[name].pieces
     assert "warning" not in log
 
 

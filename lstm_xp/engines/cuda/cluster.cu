@@ -4,7 +4,8 @@
 //   S  what states and weights are stored as: float16, bfloat16, float. All is computed in float.
 //   W  what weights are kept as; forward that is S, backward it may be float: then nothing is widened at every step
 //   P  the product: Half, Bfloat, Tf32, Tf32x3 (on tensor cores) or Ieee (on FMA units)
-//   C, NT  a cluster of C blocks computes 8 * NT rows of the batch: clusters know nothing of each other
+//   C, NT  a cluster of C blocks (backward at least 4) computes 8 * NT rows of the batch: clusters know nothing of each
+//          other
 //   KS  so many warps share the depth of a product
 //   HELD  so many parts of its weights each lane keeps in registers; the others are in shared memory
 //
@@ -66,7 +67,7 @@ struct Cell {
 
 template <typename S, typename P, int C, int NT, int KS, int HELD>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, S>(HELD, 20 * cells_forward(NT, KS)), 1) cluster_forward(
+    __launch_bounds__(most_threads<P, S>(HELD, 16 * cells_forward(NT, KS)), 1) cluster_forward(
         const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
         int kept, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned PER_LANE = per_lane<P>(), TALL = ROWS * NT, CELLS = cells_forward(NT, KS);
@@ -117,11 +118,12 @@ __global__ void __cluster_dims__(C, 1, 1)
     Remote remotes[SENDS];
 #pragma unroll
     for (unsigned j = 0; j < SENDS; ++j) remotes[j] = remote((lane / PIECES + j * (LANES / PIECES) + self.rank) % C);
-    all_sync<C>();
+    if (C > 1) cluster_sync();
+    else __syncthreads();
 
     for (unsigned t = 0; t < T; ++t) {
         float a[CELLS][GATES], *ahead[CELLS][GATES];
-        S new_h[CELLS];
+        S new_h[CELLS] = {};
         Sixteen* told = rows + t % 2 * size;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
@@ -207,7 +209,7 @@ __global__ void __cluster_dims__(C, 1, 1)
     float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
     Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), SHARES * U * TALL * 4};
 
-    if (C > 1 && threadIdx.x == 0) mail.open();
+    if (threadIdx.x == 0) mail.open();
     // The first unit of a set of columns.
     auto unit_of = [&](unsigned of_warp, unsigned set) { return (group + busy * of_warp) * 32 + set * 8; };
     Weights<P, W, HELD> weights[GROUPS];
@@ -281,7 +283,7 @@ __global__ void __cluster_dims__(C, 1, 1)
             owner[of_warp][pair] = remote(first / U < C ? first / U : 0);
             share_at[of_warp][pair] = unit * UNIT + (self.rank * KS + part) * TALL + self.t / 2 * 4;
         }
-    all_sync<C>();
+    cluster_sync();
 
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
         unsigned t = T - 1 - number;
@@ -295,7 +297,7 @@ __global__ void __cluster_dims__(C, 1, 1)
                 dh_t[k] = from_outside[k], c_t[k] = prev_c[k];
             }
             prefetch(t);
-            if (C > 1 && number > 0) mail.receive(number - 1);
+            if (number > 0) mail.receive(number - 1);
 #pragma unroll
             for (unsigned k = 0; k < CELLS; ++k) {
                 if (!cell[k].computed) break;  // all of the warp's
@@ -338,14 +340,12 @@ __global__ void __cluster_dims__(C, 1, 1)
                     if (unit_of(of_warp, 2 * pair + odd) >= C * U) continue;
                     Sixteen* share = reinterpret_cast<Sixteen*>(
                         shares + number % 2 * size + share_at[of_warp][pair] + n * ROWS);
-                    if (C > 1) send(four, share, mail.of(number), owner[of_warp][pair]);
-                    else *share = four;
+                    send(four, share, mail.of(number), owner[of_warp][pair]);
                 }
         }
-        if (C == 1) __syncthreads();
         if (GROUPS == 1) store();
     }
-    if (C > 1) mail.receive(T - 1);
+    mail.receive(T - 1);
 #pragma unroll
     for (unsigned k = 0; k < CELLS; ++k)
         if (cell[k].exists) {

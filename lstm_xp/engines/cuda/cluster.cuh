@@ -61,13 +61,6 @@ __device__ inline void send(Sixteen v, const void* place, const Barrier* barrier
 }
 #endif
 
-// As cluster_sync; a block that is alone needs no more than its own barrier.
-template <int C>
-__device__ inline void all_sync() {
-    if (C > 1) cluster_sync();
-    else __syncthreads();
-}
-
 // Messages of a fixed size to every block of the cluster, from all of its blocks, this one too: number k into the
 // buffer k % 2. A block that has number k has them from all blocks; each of them sends its part of number k after it
 // has read number k - 1. So nobody reads number k - 1 any more when number k + 1 is sent into its place: two buffers

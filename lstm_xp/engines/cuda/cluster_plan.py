@@ -1,6 +1,6 @@
 """What the kernels of `cluster.cu` are launched with: clusters, units, rows, shared memory, from sizes alone.
 
-The rates and latencies below are estimates. Nothing here has been measured on a GPU.
+The registers that are reckoned with are such that the compiler spills none. What a step takes was measured on an H200.
 """
 
 from functools import lru_cache
@@ -15,32 +15,44 @@ KERNELS = "cluster_forward", "cluster_backward"
 
 # Bytes of shared memory that a block may have, on compute capability 9.0 and 10.x.
 SHARED_BYTES = 232448
-# Blocks of a cluster. More than so many have to be allowed for a kernel.
-BLOCKS = 1, 2, 4, 8, 16
+# kernel -> blocks of a cluster, and parts of the depth that warps share: those that were quickest somewhere.
+CUTS = {"cluster_forward": ((1, 2), (4, 2), (8, 2), (16, 2)), "cluster_backward": ((4, 2), (8, 1), (16, 1))}
+# More blocks than so many have to be allowed for a kernel.
 PORTABLE = 8
 # Tiles of 8 rows that a cluster computes.
 TILES = 1, 2
-# kernel -> warps that share the depth of a product.
-PARTS = {"cluster_forward": (1, 2, 4), "cluster_backward": (1, 2, 4, 8)}
-# kernel -> cells of a thread, at most.
-MOST_CELLS = {"cluster_forward": 4, "cluster_backward": 2}
-# Parts of the weights that a lane keeps in registers: as many as there are, or fit.
+# Parts of the weights that a lane keeps in registers: as many as there are, or fit; times 16 bytes at most so many.
 HELD = 8, 6, 5, 4, 2, 1
-# Registers of weights -> threads of a block, at most; as in cluster.cu.
-THREADS = {52: 512, 96: 384, 204: 256}
-# Times 16 bytes of weights that a lane keeps in registers, at most.
 MOST_PIECES = 36
+# How often a warp has 32 columns: once, unless there would be too many warps.
+GROUPS = 1, 2, 3
+# Registers that weights and cells take -> threads of a block, at most; as in cluster.cu.
+THREADS = {52: 512, 96: 384, 204: 256}
 
 BARRIER_BYTES = 16
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
 WEIGHT_BYTES = {"float16": 2, "bfloat16": 2, "float": 4}
 
-# What a step takes beside its product, in seconds: with a cluster of one block, and of more. Bytes that a block reads
-# from its own shared memory, and sends to others, and terms that its FMA units add, per second.
-ALONE, TOGETHER = 0.3e-6, 0.6e-6
-SHARED_RATE, SEND_RATE, FMA_RATE = 2e11, 5e10, 1.3e11
-# Processors that clusters share: of so many, one cluster of 16 blocks.
-NEIGHBOURS = 16
+
+class Costs(NamedTuple):
+    """What a step takes, in seconds; fitted to some 1500 measured steps of an H200, of which it tells most within 17 %."""
+
+    cell: float  # of those that a thread has
+    cluster: float  # of several blocks
+    # And what clusters that share processors take one after the other.
+    warp: float
+    read: float  # a byte of a block's shared memory
+    multiply: float  # a warp's 32 columns and one chunk, on tensor cores
+    add: float  # the same on FMA units
+    send: float  # a byte to other blocks
+
+
+COSTS = {
+    "cluster_forward": Costs(0.31e-6, 0.15e-6, 13e-9, 1.9e-12, 13e-9, 30e-9, 2.2e-12),
+    "cluster_backward": Costs(0.34e-6, 0, 36e-9, 0, 11e-9, 25e-9, 44e-12),
+}
+# Of the processors, how many clusters can use: they lie in groups, and each cluster in one.
+USABLE = 0.91
 
 
 class Cut(NamedTuple):
@@ -99,14 +111,19 @@ class Cut(NamedTuple):
         return max(1, 2 * self.tiles // self.parts)
 
     @property
+    def item_bytes(self):
+        """Of a value of a row."""
+        return ITEM_BYTES[self.product]
+
+    @property
     def pieces(self):
         """Times 16 bytes, of the weights of a lane for one chunk."""
-        return 4 * WEIGHT_BYTES[self.kept] // ITEM_BYTES[self.product]
+        return 4 * WEIGHT_BYTES[self.kept] // self.item_bytes
 
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        of_cells = 12 * self.groups + 24 * (self.cells - 1) if self.backward else 20 * self.cells
+        of_cells = 12 * self.groups + 24 * (self.cells - 1) if self.backward else 16 * self.cells
         more = of_cells + (40 if self.product == "Ieee" else 0)
         held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
@@ -115,7 +132,7 @@ class Cut(NamedTuple):
     def chunks(self):
         """Pieces of the depth, of each part: with those behind its end."""
         depth = GATES * self.units if self.backward else self.blocks * self.units
-        return -(-(-(-depth * ITEM_BYTES[self.product] // CHUNK_BYTES)) // self.parts)
+        return -(-(-(-depth * self.item_bytes // CHUNK_BYTES)) // self.parts)
 
     @property
     def slots(self):
@@ -129,15 +146,14 @@ class Cut(NamedTuple):
         if self.backward:
             moving = 2 * 4 * self.units * (self.blocks * self.parts * self.rows + 4)
         else:
-            moving = 16 * self.parts * self.rows * (self.units + 1) + self.block * ITEM_BYTES[self.product]
+            moving = 16 * self.parts * self.rows * (self.units + 1) + self.block * self.item_bytes
         return self.warps * self.groups * self.slots * self.pieces * 512 + rows + moving + BARRIER_BYTES
 
     @property
     def fits(self):
         """Whether a block has the memory, and a lane the registers."""
-        there_are = self.held <= self.chunks and self.cells <= MOST_CELLS[self.kernel]
-        registers = self.pieces * self.held * self.groups <= MOST_PIECES
-        return there_are and registers and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
+        held = self.held <= self.chunks and self.pieces * self.held * self.groups <= MOST_PIECES
+        return held and self.shared_bytes <= SHARED_BYTES and self.block <= self.most_threads
 
     @property
     def expression(self):
@@ -149,17 +165,19 @@ class Cut(NamedTuple):
 
     def seconds(self, processors):
         """An estimate of one step: as many clusters as there is room for, one after the other."""
-        at_once = max(1, processors // NEIGHBOURS * (NEIGHBOURS // self.blocks))
-        width, padded = ITEM_BYTES[self.product], self.blocks * self.units
-        read = self.warps * self.groups * ((self.chunks - self.held) * self.pieces + self.chunks * self.tiles) * 512
-        sent = self.rows * padded * 4 * self.parts if self.backward else self.rows * self.units * self.blocks * width
-        product = read / SHARED_RATE
+        slots = max(1, int(processors * (USABLE if self.blocks > 1 else 1)) // self.blocks)
+        on_one = max(1, min(self.most_threads // self.block, SHARED_BYTES // self.shared_bytes))
+        waves, sharing = -(-self.clusters // (slots * on_one)), min(on_one, -(-self.clusters // slots))
+        costs, multiplied = COSTS[self.kernel], self.warps * self.groups * self.chunks
+        read = 512 * (multiplied * (self.pieces + self.tiles) - self.warps * self.groups * self.held * self.pieces)
+        sent = self.parts * self.units * self.rows * 4 if self.backward else self.units * self.rows * self.item_bytes
+        product = costs.read * read + costs.send * self.blocks * sent * (self.blocks > 1)
         if self.product == "Ieee":
-            product += GATES * self.units * padded * self.rows / FMA_RATE
-        elif self.product == "Tf32x3":
-            product *= 2
-        step = (TOGETHER if self.blocks > 1 else ALONE) + product + sent / SEND_RATE
-        return -(-self.clusters // at_once) * step
+            product += costs.add * multiplied
+        else:
+            product += costs.multiply * multiplied * self.tiles * (3 if self.product == "Tf32x3" else 1)
+        alone = costs.cell * self.cells + costs.cluster * (self.blocks > 1)
+        return waves * (alone + sharing * (costs.warp * self.warps + product))
 
 
 class Plan(NamedTuple):
@@ -210,28 +228,33 @@ def products(dtype, precision):
 
 
 def cuts(kernel, stored, product, N, H):
-    """One direction with every cluster and division of the depth, and as many weights in registers as can be had."""
+    """One direction with every cluster, and as many weights in registers as can be had."""
+    backward = kernel == "cluster_backward"
     tiles = TILES[:1] if product in ("Ieee", "Tf32x3") or N <= ROWS else TILES
-    for blocks, count, parts in product_of(BLOCKS, tiles, PARTS[kernel]):
-        # Several times 32 columns for each warp only where there would be too many warps.
-        backward, most = kernel == "cluster_backward", blocks == BLOCKS[-1]
+    for (blocks, parts), count in product_of(CUTS[kernel], tiles):
         every = (
             Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
             for kept in dict.fromkeys(("float", stored) if backward else (stored,))
-            for groups in ((1, 2, 3) if backward and most else (1,))
+            for groups in (GROUPS if backward and blocks > PORTABLE else GROUPS[:1])
             for held in HELD
         )
-        yield from islice((cut for cut in every if cut.fits), 1)
+        if blocks < PORTABLE or H > 8 * blocks:  # shares of 8 units were never quicker
+            yield from islice((cut for cut in every if cut.fits), 1)
 
 
-def expressions():
-    """Every kernel that a plan can ask for, by its C++ name."""
+def kernels():
+    """Every kernel that a plan can ask for: its C++ name -> a cut that does."""
     keys = [*PRODUCTS, ("float32", "tf32x3")]
     every = (
-        cut.expression
+        cut
         for dtype, precision in keys
         for H in range(8, most_units(dtype, precision) + 1, 8)
         for found in _fitting(dtype, precision, ROWS + 1, H)
         for cut in found
     )
-    return tuple(dict.fromkeys(every))
+    return {cut.expression: cut for cut in every}
+
+
+def expressions():
+    """Their names."""
+    return tuple(kernels())
