@@ -118,7 +118,7 @@ PLANTED = {
     "one buffer for all shares": (4, "number % 2 * size", "0 * size"),
     "blocks begin before others are prepared": (4, "    cluster_sync();\n", "    __syncthreads();\n"),
     "a block ends before its last message": (4, "    mail.receive(T - 1);\n", ""),
-    "one place for da, read and written": (8, "da_t = rows + number % 2 * rows_size", "da_t = rows"),
+    "one place for da, read and written": (8, "da_t = rows + number % BUFFERS * rows_size", "da_t = rows"),
     "da is read before it is there": (4, "two numbers behind.\n        __syncthreads();\n", "two numbers behind.\n"),
     "sums are read before they are there": (4, "if (KS > 1) __syncthreads();", "if (KS > 2) __syncthreads();"),
     "a part of the depth twice": (4, "rows + (t + 1) % 2 * size + part * NT * LANES", "rows + (t + 1) % 2 * size"),

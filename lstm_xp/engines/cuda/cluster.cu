@@ -22,11 +22,17 @@
 // Units behind H have weights of zero and send zeros, rows behind N compute what nobody reads. What a step needs of
 // global memory is read one step before; what it gives is stored after the messages are on their way.
 
-// Threads of a block, at most, so that registers suffice: for so many parts of weights, for sums of eight rows that FMA
-// units have there, and for cells.
+// Threads of a block, at most, so that registers suffice: for so many parts of weights, for what a product takes beside
+// them, and for cells.
+template <typename P>
+constexpr unsigned MORE_REGISTERS = 0;
+template <>
+constexpr unsigned MORE_REGISTERS<Ieee> = 40;
+template <>
+constexpr unsigned MORE_REGISTERS<Tf32x3> = 16;
 template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
-    unsigned held = parts * Part<P, S>::PIECES * 4 + (Sums<P, 1, 1>::SPREAD ? 40 : 0) + cells;
+    unsigned held = parts * Part<P, S>::PIECES * 4 + MORE_REGISTERS<P> + cells;
     return held <= 52 ? 512 : held <= 96 ? 384 : 256;
 }
 
@@ -194,19 +200,20 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 12 * GROUPS + 24 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 8 * GROUPS + 32 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
+    constexpr unsigned BUFFERS = GROUPS > 1 ? 1 : 2;  // of da: there is no room for two where warps have to do more
     constexpr unsigned UNIT = SHARES * TALL + 4;  // so that lanes with four rows of a unit each meet no one in a bank
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
     const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
     const unsigned weight_size = slots * Part<P, W>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
-    Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // two buffers of da of the block's units
-    float* shares = reinterpret_cast<float*>(rows + 2 * rows_size);  // two buffers of dh, by unit, share and row
+    Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // da of the block's units
+    float* shares = reinterpret_cast<float*>(rows + BUFFERS * rows_size);  // two buffers of dh, by unit, share and row
     Mail mail = {reinterpret_cast<Barrier*>(shares + 2 * size), SHARES * U * TALL * 4};
 
     if (threadIdx.x == 0) mail.open();
@@ -224,12 +231,12 @@ __global__ void __cluster_dims__(C, 1, 1)
             return v;
         });
     }
-    for (unsigned k = threadIdx.x; k < 2 * rows_size; k += blockDim.x) rows[k] = {};
+    for (unsigned k = threadIdx.x; k < BUFFERS * rows_size; k += blockDim.x) rows[k] = {};
     Cell cell[CELLS];
     long long outside[CELLS];  // where the gradient of h from outside is
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
     constexpr unsigned KNOWN = GROUPS > 1 ? 1 : GATES;  // where registers are short, the others are counted from it
-    const float* gate_at[CELLS][KNOWN];
+    const float* gate_at[CELLS][KNOWN] = {};
     auto place_of_gate = [&](unsigned k, unsigned j) { return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN]; };
     const size_t step = size_t(N) * H;
     const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
@@ -288,7 +295,7 @@ __global__ void __cluster_dims__(C, 1, 1)
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
         unsigned t = T - 1 - number;
         float values[CELLS][GATES], dh_t[CELLS];
-        Sixteen* da_t = rows + number % 2 * rows_size;
+        Sixteen* da_t = rows + number % BUFFERS * rows_size;
         {
             Slopes<float> slopes[CELLS];
 #pragma unroll
@@ -298,6 +305,7 @@ __global__ void __cluster_dims__(C, 1, 1)
             }
             prefetch(t);
             if (number > 0) mail.receive(number - 1);
+            if (BUFFERS == 1) __syncthreads();  // all have read the da before
 #pragma unroll
             for (unsigned k = 0; k < CELLS; ++k) {
                 if (!cell[k].computed) break;  // all of the warp's
@@ -318,7 +326,7 @@ __global__ void __cluster_dims__(C, 1, 1)
                     for (unsigned j = 0; j < GATES; ++j) const_cast<float*>(place_of_gate(k, j))[to_da] = values[k][j];
         };
         if (GROUPS > 1) store();
-        // Who is past this has read the da before, and nobody is two numbers behind.
+        // Who is past this has read the da before: nobody is two numbers behind.
         __syncthreads();
 #pragma unroll
         for (unsigned of_warp = 0; of_warp < GROUPS; ++of_warp) {

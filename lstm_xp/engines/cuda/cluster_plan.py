@@ -25,7 +25,7 @@ TILES = 1, 2
 HELD = 8, 6, 5, 4, 2, 1
 MOST_PIECES = 36
 # How often a warp has 32 columns: once, unless there would be too many warps.
-GROUPS = 1, 2, 3
+GROUPS = 1, 2
 # Registers that weights and cells take -> threads of a block, at most; as in cluster.cu.
 THREADS = {52: 512, 96: 384, 204: 256}
 
@@ -123,8 +123,8 @@ class Cut(NamedTuple):
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        of_cells = 12 * self.groups + 24 * (self.cells - 1) if self.backward else 16 * self.cells
-        more = of_cells + (40 if self.product == "Ieee" else 0)
+        of_cells = 8 * self.groups + 32 * (self.cells - 1) if self.backward else 16 * self.cells
+        more = of_cells + {"Ieee": 40, "Tf32x3": 16}.get(self.product, 0)
         held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
 
@@ -142,7 +142,7 @@ class Cut(NamedTuple):
     @property
     def shared_bytes(self):
         """Of a block: weights; rows, sums, and what is on its way to and from other blocks; barriers."""
-        rows = 2 * self.parts * self.chunks * self.tiles * 512
+        rows = (2 if self.groups == 1 else 1) * self.parts * self.chunks * self.tiles * 512
         if self.backward:
             moving = 2 * 4 * self.units * (self.blocks * self.parts * self.rows + 4)
         else:
