@@ -93,6 +93,7 @@ def refusal(name, kind, size, place):
 def _compare(engine, kind, size, place):
     xp, numbers, (N, T, D, H) = place.xp, sizes.KINDS[kind], size
     given, expected = _problem(size, numbers.dtype, place)
+    place.forget()
     # Copies: who writes into its arguments must not spoil those of the next.
     arrays = {name: array.copy() for name, array in given.items()}
     inference = {name: arrays[name] for name in (*comparing.ARGUMENTS, "c0")}

@@ -98,6 +98,13 @@ class Cuda:
             # Looked at by the processor: what the device computes from it would be written there.
             yield bool(np.isnan(cupy.asnumpy(cupy.empty(1024, np.float32))).all())
 
+    def forget(self):
+        """Let engines give back what they keep between calls: a little of it holds a whole pool."""
+        from lstm_xp.engines.cuda import replay
+
+        self.synchronize()
+        replay.forget()
+
     def synchronize(self):
         self.xp.cuda.Device().synchronize()
 
@@ -155,6 +162,9 @@ class Host:
     @contextmanager
     def poisoned(self, size):
         yield None
+
+    def forget(self):
+        pass
 
     def synchronize(self):
         pass
