@@ -84,10 +84,11 @@ __global__ void __cluster_dims__(C, 1, 1)
     const unsigned size = KS * count * NT * LANES, weight_size = slots * Part<P, S>::PIECES * LANES, width = U + 1;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
     Sixteen* rows = shared + self.warps * weight_size;  // two buffers of h
-    Sixteen* sums = rows + 2 * size;  // of a unit's gates, by part and row; lanes of a row are in banks of their own
-    Sixteen* own = sums + KS * TALL * width + self.warp * PIECES;  // the warp's h, on its way
+    Sixteen* sums = rows + 2 * size;  // two buffers, of a unit's gates, by part and row; lanes are in banks of their own
+    Sixteen* own = sums + 2 * KS * TALL * width + self.warp * PIECES;  // the warp's h, on its way
     Mail mail = {
-        reinterpret_cast<Barrier*>(sums + KS * TALL * width + self.warps * PIECES), TALL * C * U * unsigned(sizeof(S))};
+        reinterpret_cast<Barrier*>(sums + 2 * KS * TALL * width + self.warps * PIECES),
+        TALL * C * U * unsigned(sizeof(S))};
 
     if (C > 1 && threadIdx.x == 0) mail.open();
     Weights<P, S, HELD> weights;
@@ -126,11 +127,12 @@ __global__ void __cluster_dims__(C, 1, 1)
     for (unsigned j = 0; j < SENDS; ++j) remotes[j] = remote((lane / PIECES + j * (LANES / PIECES) + self.rank) % C);
     if (C > 1) cluster_sync();
     else __syncthreads();
+    if (C > 1 && threadIdx.x == 0) mail.expect();
 
     for (unsigned t = 0; t < T; ++t) {
         float a[CELLS][GATES], *ahead[CELLS][GATES];
         S new_h[CELLS] = {};
-        Sixteen* told = rows + t % 2 * size;
+        Sixteen *told = rows + t % 2 * size, *sums_t = sums + t % 2 * KS * TALL * width;
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k)
 #pragma unroll
@@ -148,17 +150,16 @@ __global__ void __cluster_dims__(C, 1, 1)
                 for (unsigned j = 0; j < 2; ++j) {
                     Sixteen four;
                     for (unsigned set = 0; set < GATES; ++set) four.word[set] = bits_from_float(product.of(n, set, j));
-                    sums[(part * TALL + n * ROWS + 2 * self.t + j) * width + group * 8 + self.g] = four;
+                    sums_t[(part * TALL + n * ROWS + 2 * self.t + j) * width + group * 8 + self.g] = four;
                 }
         }
-        if (KS > 1) __syncthreads();
-        else __syncwarp();  // a warp's cells are of its own columns
+        __syncthreads();  // all sums are there
 #pragma unroll
         for (unsigned k = 0; k < CELLS; ++k) {
             if (!cell[k].computed) break;  // all of the warp's
 #pragma unroll
             for (unsigned from = 0; from < KS; ++from) {
-                Sixteen four = sums[(from * TALL + cell[k].row) * width + cell[k].unit];
+                Sixteen four = sums_t[(from * TALL + cell[k].row) * width + cell[k].unit];
                 for (unsigned j = 0; j < GATES; ++j) a[k][j] += float_from_bits(four.word[j]);
             }
             forward_cell(a[k], c_t[k], 1, a[k], c_t[k], new_h[k]);
@@ -291,6 +292,7 @@ __global__ void __cluster_dims__(C, 1, 1)
             share_at[of_warp][pair] = unit * UNIT + (self.rank * KS + part) * TALL + self.t / 2 * 4;
         }
     cluster_sync();
+    if (threadIdx.x == 0) mail.expect();
 
     for (unsigned number = 0; number < T; ++number) {  // of shares that are sent
         unsigned t = T - 1 - number;

@@ -69,12 +69,12 @@ struct Mail {
     Barrier* barriers;  // two
     unsigned bytes;     // of one number, from all blocks together
 
-    // By one thread, before a cluster_sync.
+    // By one thread, before a cluster_sync, and after it: bytes may come before they are announced.
     __device__ void open() const {
-        for (unsigned k = 0; k < 2; ++k) {
-            prepare(barriers + k);
-            announce(barriers + k, bytes);
-        }
+        for (unsigned k = 0; k < 2; ++k) prepare(barriers + k);
+    }
+    __device__ void expect() const {
+        for (unsigned k = 0; k < 2; ++k) announce(barriers + k, bytes);
     }
     __device__ Barrier* of(unsigned k) const { return barriers + k % 2; }
 
