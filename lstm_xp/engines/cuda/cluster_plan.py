@@ -109,7 +109,7 @@ class Cut(NamedTuple):
     def cells(self):
         """Of a thread, at most."""
         if self.backward:
-            return -(-8 * self.tiles * self.groups // (self.blocks * self.parts))
+            return -(-(8 * self.tiles * self.groups) // (self.blocks * self.parts))
         return max(1, 2 * self.tiles // self.parts)
 
     @property
