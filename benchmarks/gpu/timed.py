@@ -31,7 +31,7 @@ class Part:
         """One per shape and kind; float64, which is for proofs, at some shapes."""
         shapes = sizes.REHEARSED["timed"] if place.rehearsal else sizes.grid()
         some = shapes[:1] if place.rehearsal else sizes.REFERENCE_TIMED
-        pairs = [(size, kind) for size in shapes for kind in sizes.TIMED_KINDS] + [(size, "float64") for size in some]
+        pairs = [(size, "float64") for size in some] + [(size, kind) for size in shapes for kind in sizes.TIMED_KINDS]
         return [{"size": list(size), "kind": kind} for size, kind in pairs]
 
     def run(self, unit, place):

@@ -22,11 +22,11 @@ from .pointwise import BLOCK, TYPES
 FILES = ("chunk.cu",)
 KERNELS = ("chunk_forward", "chunk_backward")
 # Backward, the product has few results, of 4H terms each: too few for all of the device. So it is made in parts, one of
-# each gate, which the kernel adds, always in one order.
-PARTS = 4
+# each gate, which the kernel adds, always in one order. On FMA units, from so many units on, one product is quicker.
+PARTS, WHOLE = 4, 1024
 EXPRESSIONS = (
     *(f"{KERNELS[0]}<{types}>" for types in TYPES.values()),
-    *(f"{KERNELS[1]}<{types}, {PARTS}>" for types in TYPES.values()),
+    *(f"{KERNELS[1]}<{types}, {parts}>" for types in TYPES.values() for parts in (1, PARTS)),
 )
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
@@ -59,7 +59,8 @@ class Steps(NamedTuple):
 
     @property
     def parts(self):
-        return PARTS if self.backward else 1
+        whole = not self.backward or (self.precision == "ieee" and self.H >= WHOLE)
+        return 1 if whole else PARTS
 
     @property
     def turned(self):
