@@ -7,7 +7,7 @@ from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
-from lstm_xp.engines.cuda import blas, chunks, grid, kernels, products, replay, stages
+from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -57,7 +57,7 @@ def forget():
     )
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
-    for keeping in (replay, blas, chunks):
+    for keeping in (replay, blas, chunks, choice):
         keeping.forget()
 
 

@@ -256,11 +256,15 @@ def test_the_batch_is_split_where_wh_leaves_room():
 # Choice
 
 
-def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
-    """Until it has been proved on a GPU."""
+def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
+    """Where no device like this one has been measured."""
+    machine = machine_of(monkeypatch, processors=100)
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_grid", problem(machine)).name == "cupy_grid"
-    assert "cupy_grid: declines, it has not been proved on a GPU yet" in engines.explain(problem(machine))
+    assert (
+        "cupy_grid: declines, it has not been proved on a device like this one (NVIDIA Test), for float32"
+        in engines.explain(problem(machine))
+    )
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])

@@ -221,7 +221,6 @@ def test_plans(key, N, H, processors):
         assert part.block <= 1024
         # No other tile would take less time, as far as is estimated.
         assert all(part.seconds(processors) <= part._replace(tile=tile).seconds(processors) for tile in TILES)
-    assert cut.is_quicker == (max(part.seconds(processors) for part in cut[:2]) < plans.TWO_LAUNCHES)
 
 
 @settings(max_examples=100, deadline=None)
@@ -235,19 +234,17 @@ def test_small_problems_spread_and_large_ones_read_less():
     small, large = (plan("bfloat16", "ieee", N, H, 132).forward for N, H in ((1, 64), (256, 2048)))
     assert small.tile == TILES[0]
     assert large.tile == TILES[-1]
-    assert plan("float32", "tf32", 64, 512, 132).is_quicker
-    assert not plan("float32", "ieee", 4096, 4096, 132).is_quicker
 
 
 # Choice
 
 
-def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(machine):
-    """Until it has been proved on a GPU."""
+def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
+    """Where no device like this one has been measured."""
+    machine = machine_of(monkeypatch, processors=100)
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_step", problem(machine)).name == "cupy_step"
     assert "proved" in cupy_step.declines(problem(machine))
-    assert "cuBLAS" in cupy_step.declines(problem(machine, N=4096, H=4096))
     lines = engines.explain(problem(machine)).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["array_api", *engines.candidates("cupy")[:-1]]
 

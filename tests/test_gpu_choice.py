@@ -9,7 +9,7 @@ from test_cupy_grid import problem
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import programme
 from lstm_xp import engines
-from lstm_xp.engines import cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines import cupy_fused, cupy_grid
 from lstm_xp.engines.cuda import choice
 
 DEVICE = "NVIDIA Test"
@@ -23,7 +23,8 @@ TIMES = {
 
 
 def result(times=TIMES, **options):
-    found = [{"part": "environment", "GPU": DEVICE}, {"part": "correctness", "engine": "cupy_grid", "share": 0.5}]
+    environment = {"part": "environment", "GPU": DEVICE, "compute capability": "90", "SMs": 7}
+    found = [environment, {"part": "correctness", "engine": "cupy_grid", "share": 0.5}]
     for (kind, what, size), taken in times.items():
         share = {"part": "engines", "size": list(size), "kind": kind, "what": what}
         found += [{**share, "contender": name, "median_s": seconds} for name, seconds in taken.items()]
@@ -40,12 +41,11 @@ def made(tmp_path, monkeypatch):
             file.write_text(json.dumps(each))
         status = command.main(["choice", *map(str, files), "--into", str(table)])
         monkeypatch.setattr(choice, "FILE", table)
-        choice.measured.cache_clear()
+        choice.forget()
         return status, table
 
     yield make
-    choice.measured.cache_clear()
-    choice._name.cache_clear()
+    choice.forget()
 
 
 @pytest.fixture
@@ -58,12 +58,16 @@ def chosen(machine, **options):
     return engines.choose("auto", problem(machine, **options)).name
 
 
-def test_nothing_has_been_measured_yet(machine):
-    """An engine without an entry declines."""
-    assert choice.measured() == {}
-    for engine in (cupy_grid, cupy_step, cupy_fused):
-        assert engine.declines(problem(machine)) == choice.UNPROVED
-    assert chosen(machine) == "array_api"
+def test_the_packages_own_table(machine):
+    """An H200, and a chip like it: its engines by size."""
+    assert list(choice.measured()) == ["NVIDIA H200"]
+    tf32 = {"precision": "tf32"}
+    assert chosen(machine, **tf32, N=16, H=128) == "cupy_cluster"
+    assert chosen(machine, **tf32, N=16, H=1000) == "cupy_grid"
+    assert chosen(machine, **tf32, N=256, H=1024) == "cupy_fused"
+    assert chosen(machine, dtype="float64", N=16, H=128) == "cupy_fused"
+    # Asked for by its name alone.
+    assert chosen(machine, precision="tf32x3", N=16, H=128) == "array_api"
 
 
 def test_the_quickest_at_the_nearest_size(machine, made):
@@ -87,8 +91,19 @@ def test_what_was_not_measured_is_not_chosen(machine, made):
         assert DEVICE in cupy_grid.declines(problem(machine, **options))
     assert "not been proved on a device like this one" in cupy_fused.declines(problem(machine, "bfloat16"))
     machine.name = "NVIDIA Other"
-    choice._name.cache_clear()
+    choice.forget()
     assert chosen(machine, precision="tf32", H=512) == "array_api"
+
+
+@pytest.mark.parametrize(
+    ("capability", "processors", "expected"), [("90", 7, "cupy_grid"), ("90", 8, "array_api"), ("80", 7, "array_api")]
+)
+def test_a_chip_like_the_measured_one_counts_as_it(monkeypatch, made, capability, processors, expected):
+    made(result())
+    machine = machine_of(monkeypatch, capability=capability, processors=processors)
+    machine.name = "NVIDIA Other"
+    assert chosen(machine, precision="tf32", N=8, H=30) == expected
+    forget()
 
 
 def test_the_next_one_where_the_quickest_cannot_run(machine, made):
@@ -111,9 +126,10 @@ def test_what_is_measured_again_takes_the_place_of_what_was(made):
     found = json.loads(table.read_text())
     assert status == 0
     assert found["devices"][DEVICE]["from"] == {"commit": "abc"}
-    assert choice.measured() == {
-        DEVICE: [{"dtype": "float32", "precision": "tf32", "training": True, "N": 1, "H": 4, "engines": ["cupy_step"]}]
-    }
+    assert list(choice.measured()) == [DEVICE]
+    assert choice.measured()[DEVICE]["quickest"] == [
+        {"dtype": "float32", "precision": "tf32", "training": True, "N": 1, "H": 4, "engines": ["cupy_step"]}
+    ]
 
 
 def test_results_of_several_files_count_together(made, capsys):
@@ -133,7 +149,7 @@ def test_results_of_several_files_count_together(made, capsys):
 def test_the_table_has_a_line_for_each_point(made):
     lines = made(result())[1].read_text().splitlines()
     points = [json.loads(line.strip().rstrip(",")) for line in lines if '"engines"' in line]
-    assert points == choice.measured()[DEVICE]
+    assert points == choice.measured()[DEVICE]["quickest"]
     assert len(points) == len(TIMES)
 
 
@@ -156,6 +172,6 @@ def test_results_that_are_none(made, capsys, found, told):
 def test_a_table_of_another_format(made, monkeypatch):
     _, table = made(result())
     table.write_text(table.read_text().replace(choice.FORMAT, "something"))
-    choice.measured.cache_clear()
+    choice.forget()
     with pytest.raises(ValueError, match="its format is not"):
         choice.measured()

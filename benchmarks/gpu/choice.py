@@ -8,6 +8,7 @@ from lstm_xp.engines.cuda import choice
 
 from .. import records
 from .sizes import KINDS
+from .verdict import is_wrong
 
 WHATS = {"inference": False, "training": True}
 
@@ -26,7 +27,7 @@ def add(result, file, source):
     An engine with a wrong number anywhere in the result is left out of all of it.
     """
     device = _device(result, source)
-    wrong = {record.get("engine") or record.get("contender") for record in result["records"] if record.get("wrong")}
+    wrong = {record.get("engine") or record.get("contender") for record in result["records"] if is_wrong(record)}
     ours, times = set(engines.candidates("cupy")) - set(engines.ANY_LIBRARY), {}
     for record in result["records"]:
         name = record.get("contender")
@@ -46,7 +47,14 @@ def add(result, file, source):
     if not found:
         raise records.BadFile(f"{source}: no engine has a time in it; measure the part 'engines'")
     table = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"format": choice.FORMAT, "devices": {}}
-    table["devices"][device] = {"from": result["machine"], "command": result.get("command"), "quickest": found}
+    chip = next(record for record in result["records"] if record["part"] == "environment")
+    table["devices"][device] = {
+        "capability": chip["compute capability"],
+        "processors": chip["SMs"],
+        "from": result["machine"],
+        "command": result.get("command"),
+        "quickest": found,
+    }
     records.replace(file, as_text(table))
     return device
 

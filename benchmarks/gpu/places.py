@@ -89,7 +89,10 @@ class Cuda:
         """
         import cupy
 
-        # A pool that is gone takes its memory along, though arrays lie in it: results, and what engines keep.
+        # A pool that is gone takes its memory along, though arrays lie in it: results, and what engines keep. And one
+        # that nobody needs any more is not gone before its cycles of references are.
+        for pool in self.pools:
+            pool.free_all_blocks()
         self.pools = [pool for pool in self.pools if pool.used_bytes()] + [cupy.cuda.MemoryPool()]
         with cupy.cuda.using_allocator(self.pools[-1].malloc):
             block = cupy.empty(size, np.uint8)

@@ -1,15 +1,20 @@
 """What a result says: which numbers are wrong, and what was not measured."""
 
 
+def is_wrong(record):
+    """Whether a number is wrong, or there is none; where the device was full, nothing was proved or refuted."""
+    return bool(record.get("wrong")) and "OutOfMemoryError" not in record["wrong"]
+
+
 def wrong(result):
     """One line for each wrong number: what an engine returned, or what compute-sanitizer found."""
-    return [f"{_where(record)}: {record['wrong']}" for record in result["records"] if record.get("wrong")]
+    return [f"{_where(record)}: {record['wrong']}" for record in result["records"] if is_wrong(record)]
 
 
 def unmeasured(result):
     """One line for each thing that failed or was refused for a reason that is not in its nature."""
-    return [f"{_where(record)}: {record['failed']}" for record in result["records"]
-            if record.get("failed") and not record.get("wrong")]  # fmt: skip
+    return [f"{_where(record)}: {record.get('failed') or record['wrong']}" for record in result["records"]
+            if (record.get("failed") or record.get("wrong")) and not is_wrong(record)]  # fmt: skip
 
 
 def unfinished(result):

@@ -32,9 +32,6 @@ def refuses(problem):
 
 
 def declines(problem):
-    cut = plan(problem.dtype, problem.precision, problem.N, problem.H, _processors(problem.device))
-    if not choice.measured() and not cut.is_quicker:
-        return "products of this size are cuBLAS's, by estimate"
     return choice.objection(name, problem)
 
 

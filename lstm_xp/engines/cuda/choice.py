@@ -1,18 +1,18 @@
 """Which engine for CuPy is the quickest at which size, as far as that has been measured.
 
-The figures are those of `measured.json`, which `python -m benchmarks.gpu choice` makes from a file of results: for each
-device, kind of numbers and size the engines that gave right numbers there, the quickest first. No GPU has been measured
-yet, and it is empty. An engine that is not in it is not chosen by itself.
+The figures are those of `measured.json`, which `python -m benchmarks.gpu choice` makes from files of results: for each
+device, kind of numbers and size the engines that gave right numbers there, the quickest first. A device of another name
+counts as one that was measured, if it has the same compute capability and as many multiprocessors. An engine that is
+not in the table is not chosen by itself.
 """
 
 import json
-from functools import cache
+from functools import cache, lru_cache
 from math import hypot, log2
 from pathlib import Path
 
 FILE = Path(__file__).with_name("measured.json")
-FORMAT = "lstm_xp quickest engines, 1"
-UNPROVED = "it has not been proved on a GPU yet"
+FORMAT = "lstm_xp quickest engines, 2"
 
 
 def objection(engine, problem):
@@ -20,17 +20,12 @@ def objection(engine, problem):
 
     What counts is the measured size nearest to the problem's, by the logarithms of N and H.
     """
-    devices = measured()
-    if not devices:
-        return UNPROVED
-    device = _name(problem.device.id)
+    device = problem.device.id
     # Of the precisions, float32 alone has several.
     kind = problem.dtype, problem.precision if problem.dtype == "float32" else "ieee", problem.training
-    names = "dtype", "precision", "training"
-    points = [point for point in devices.get(device, ()) if tuple(point[name] for name in names) == kind]
-    if not any(engine in point["engines"] for point in points):
-        return f"it has not been proved on a device like this one ({device}), for {kind[0]}"
-    point = min(points, key=lambda point: hypot(log2(point["N"] / problem.N), log2(point["H"] / problem.H)))
+    known, point = _nearest(device, kind, problem.N, problem.H)
+    if engine not in known:
+        return f"it has not been proved on a device like this one ({_chip(device)[0]}), for {kind[0]}"
     for quicker in point["engines"]:
         if quicker == engine:
             return ""
@@ -45,7 +40,19 @@ def measured():
     found = json.loads(FILE.read_text(encoding="utf-8"))
     if found["format"] != FORMAT:
         raise ValueError(f"{FILE}: its format is not {FORMAT!r}")
-    return {device: entry["quickest"] for device, entry in found["devices"].items()}
+    return found["devices"]
+
+
+@lru_cache(maxsize=1024)
+def _nearest(device_id, kind, N, H):
+    """The engines that were measured for a kind of numbers on a device, and the point nearest to a size, or None."""
+    name, chip = _chip(device_id)
+    devices = measured()
+    like = (entry for entry in devices.values() if (entry["capability"], entry["processors"]) == chip)
+    entry = devices.get(name) or next(like, {"quickest": ()})
+    points = [point for point in entry["quickest"] if (point["dtype"], point["precision"], point["training"]) == kind]
+    known = frozenset(engine for point in points for engine in point["engines"])
+    return known, min(points, key=lambda point: hypot(log2(point["N"] / N), log2(point["H"] / H)), default=None)
 
 
 def _refuses(engine, problem):
@@ -55,7 +62,16 @@ def _refuses(engine, problem):
 
 
 @cache
-def _name(device_id):
-    from cupy.cuda import runtime
+def _chip(device_id):
+    """A device's name; its compute capability and its number of multiprocessors."""
+    from cupy.cuda import Device, runtime
 
-    return runtime.getDeviceProperties(device_id)["name"].decode()
+    found = runtime.getDeviceProperties(device_id)["name"].decode()
+    device = Device(device_id)
+    return found, (str(device.compute_capability), device.attributes["MultiProcessorCount"])
+
+
+def forget():
+    """Read the table, and ask devices, anew."""
+    for kept in (measured, _nearest, _chip):
+        kept.cache_clear()

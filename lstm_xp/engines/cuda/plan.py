@@ -41,8 +41,6 @@ ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
 # What a block takes beside its product, as bytes that it could read in that time; bytes that one processor reads per
 # second from the level-2 cache; seconds from one kernel of a graph to the next.
 BLOCK_BYTES, PROCESSOR_RATE, EDGE = 16e3, 4e10, 1.5e-6
-# Seconds that a step takes with cuBLAS and a kernel of its own, at least: two launches by Python.
-TWO_LAUNCHES = 12e-6
 
 
 class Pass(NamedTuple):
@@ -117,7 +115,6 @@ class Plan(NamedTuple):
 
     forward: Pass
     backward: Pass
-    is_quicker: bool  # than cuBLAS and a kernel per step, by estimate
 
 
 @lru_cache(maxsize=256)
@@ -138,7 +135,7 @@ def plan(dtype, precision, N, H, processors):
         candidates = [part for part in passes(dtype, precision, N, H) if part.kernel == kernel]
         # Of equals the largest, which reads least.
         found.append(min(reversed(candidates), key=lambda part: part.seconds(processors)))
-    return Plan(*found, max(part.seconds(processors) for part in found) < TWO_LAUNCHES)
+    return Plan(*found)
 
 
 def passes(dtype, precision, N, H):
