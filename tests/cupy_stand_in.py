@@ -34,7 +34,7 @@ class StandIn:
     def MemoryPool(self):
         self.made += 1
         self.pool = np.zeros(0, np.uint8)
-        return SimpleNamespace(malloc=None, used_bytes=lambda: 0)
+        return SimpleNamespace(malloc=None, used_bytes=lambda: 0, free_all_blocks=lambda: None)
 
     def empty(self, shape, dtype):
         """What was freed last, where it suffices: nothing else that the programme asks for is still in use then."""

@@ -135,9 +135,8 @@ def test_both_passes_use_the_engine_of_that_precision(monkeypatch, dtype, precis
         used.append(precision)
         return array_api
 
-    parts = {
-        name: getattr(array_api, name) for name in ("name", "refuses", "declines", "forward", "backward", "product")
-    }
+    names = "name", "refuses", "declines", "forward", "backward", "product", "copy"
+    parts = {name: getattr(array_api, name) for name in names}
     loaded = types.SimpleNamespace(**parts, at=at)
     monkeypatch.setattr(engines, "_module", lambda name: loaded)
     values = given(open_library("numpy"), random_problem(), dtype)
