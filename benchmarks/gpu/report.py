@@ -88,7 +88,7 @@ def correctness(result):
         refused = next((record["refused"] for record in found if "refused" in record), "")
         poisoned = sum(bool(record.get("poisoned")) for record in passed)
         rows.append([
-            engine, kind, f"{len(passed)} of {len(found)}", f"{sum('wrong' in record for record in found)}",
+            engine, kind, f"{len(passed)} of {len(found)}", f"{sum(map(verdict.is_wrong, found))}",
             "-" if worst is None else f"{worst['share']:.2f} ({worst.get('worst', 'any')} at {_name(worst['size'])})",
             f"{poisoned}", refused,
         ])  # fmt: skip

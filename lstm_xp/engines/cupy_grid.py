@@ -4,8 +4,8 @@ The kernels are in `cuda/grid.cu`: blocks that tell each other their h (backward
 says which block has what, and how large H may be; `cuda/grid.py` launches, and says what became of a launch. All blocks
 have to be on the device at once, which is looked at before. Nothing waits for the device.
 
-By estimate a step takes at least 1.4 microseconds forward and 2.4 backward: one message, or two, through the level-2
-cache.
+On an H200 a step takes at least 2.3 microseconds forward and 3.2 backward: one message, or two, through the level-2
+cache. With 16 rows and TF32 it takes 3.0 and 4.4 at H = 768.
 
 Half types are computed as in `cupy_step`.
 """

@@ -1,6 +1,6 @@
 """What the kernels of `step.cu` are launched with: products, tiles and grids, from sizes alone. No GPU is asked.
 
-The rates and latencies below are estimates. Nothing here has been measured on a GPU.
+The rates and latencies below are estimates from before anything was measured.
 """
 
 from functools import lru_cache
