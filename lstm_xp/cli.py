@@ -1,4 +1,4 @@
-"""The command line: lstm-xp train | sample | convert | inspect | trace | check | info."""
+"""The command line: lstm-xp train | sample | convert | inspect | trace | check | tune | info."""
 
 import argparse
 import importlib
@@ -17,6 +17,7 @@ COMMANDS = {
     "inspect": "show the LSTMs in a file of weights",
     "trace": "draw the gates of a trained network over a text or a signal",
     "check": "check every array library, device and engine of this machine",
+    "tune": "find the quickest engines for CuPy on this GPU",
     "info": "show versions, devices and engines",
 }
 

@@ -1,12 +1,14 @@
 """Which engine for CuPy is the quickest at which size, as far as that has been measured.
 
 The figures are those of `measured.json`, which `python -m benchmarks.gpu choice` makes from files of results: for each
-device, kind of numbers and size the engines that gave right numbers there, the quickest first. A device of another name
-counts as one that was measured, if it has the same compute capability and as many multiprocessors. An engine that is
-not in the table is not chosen by itself.
+device, kind of numbers and size the engines that gave right numbers there, the quickest first. And those of the user's
+own file, which `lstm-xp tune` makes; they come first. A device of another name counts as one that was measured, if it
+has the same compute capability and as many multiprocessors. An engine that is not in the table is not chosen by itself.
 """
 
 import json
+import os
+import warnings
 from functools import cache, lru_cache
 from math import hypot, log2
 from pathlib import Path
@@ -37,10 +39,41 @@ def objection(engine, problem):
 @cache
 def measured():
     """Device -> what was measured there."""
-    found = json.loads(FILE.read_text(encoding="utf-8"))
+    found, own = read(FILE)["devices"], own_file()
+    if own is None or not own.exists():
+        return found
+    try:
+        devices = read(own)["devices"]
+        return devices | {name: entry for name, entry in found.items() if name not in devices}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{own} is left out, for it cannot be read: {error}", RuntimeWarning, stacklevel=2)
+        return found
+
+
+def read(file):
+    """A table from its file."""
+    found = json.loads(file.read_text(encoding="utf-8"))
     if found["format"] != FORMAT:
-        raise ValueError(f"{FILE}: its format is not {FORMAT!r}")
-    return found["devices"]
+        raise ValueError(f"{file}: its format is not {FORMAT!r}")
+    return found
+
+
+def own_file():
+    """The user's file: LSTM_XP_ENGINES, or one in the cache folder; None where that is empty, or there is no home."""
+    named = os.environ.get("LSTM_XP_ENGINES")
+    if named is not None:
+        return Path(named) if named else None
+    folder = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(folder or Path.home() / ".cache") / "lstm_xp" / "engines.json"
+    except RuntimeError:
+        return None
+
+
+def entry(device_id, source, points):
+    """What the table has for a device."""
+    name, (capability, processors) = _chip(device_id)
+    return {name: {"capability": capability, "processors": processors, "from": source, "quickest": points}}
 
 
 @lru_cache(maxsize=1024)
