@@ -12,7 +12,6 @@ What is not installed is skipped, in the open; `--require=torch --require=numpy_
 compiler) makes it a failure.
 """
 
-import os
 import signal
 from importlib.util import find_spec
 
@@ -22,14 +21,14 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages
+from lstm_xp.engines.cuda import choice, chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
 REQUIRABLE = (*LIBRARIES, *engines.names(), "nvrtc", "g++")
 
-# What the user's own GPUs were found to be quickest with must not decide what is tested.
-os.environ["LSTM_XP_ENGINES"] = ""
+# What was found on this user's own GPUs must not decide what is tested.
+choice.own_file = lambda: None
 
 
 # What a shell starts in its background ignores Ctrl-C, and so would the processes that tests start and interrupt.

@@ -20,7 +20,7 @@ SIZES = ((2, 4), (1, 9))
 def own(tmp_path, monkeypatch):
     """The user's file, where there is none yet."""
     file = tmp_path / "folder" / "engines.json"
-    monkeypatch.setenv("LSTM_XP_ENGINES", str(file))
+    monkeypatch.setattr(choice, "own_file", lambda: file)
     choice.forget()
     yield file
     choice.forget()
@@ -89,11 +89,18 @@ def test_without_a_gpu_it_says_so(own, capsys, monkeypatch):
     assert not own.exists()
 
 
-def test_it_can_be_switched_off(monkeypatch, capsys):
-    monkeypatch.setenv("LSTM_XP_ENGINES", "")
-    assert choice.own_file() is None
+def test_it_can_be_forgotten(own, capsys):
+    own.parent.mkdir()
+    own.write_text("{}")
+    assert cli.main(["tune", "--forget"]) == cli.main(["tune", "--forget"]) == 0
+    assert capsys.readouterr().out == f"removed: {own}\nthere is none: {own}\n"
+    assert not own.exists()
+
+
+def test_nobody_without_a_home_has_a_file(monkeypatch, capsys):
+    monkeypatch.setattr(choice, "own_file", lambda: None)
     assert cli.main(["tune"]) == 2
-    assert "turns the file off" in capsys.readouterr().err
+    assert "there is no home folder" in capsys.readouterr().err
 
 
 def test_what_is_written_is_what_is_chosen_by(own, monkeypatch, capsys):

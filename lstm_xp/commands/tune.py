@@ -1,10 +1,10 @@
 """Let CuPy arrays run the quickest engine on this GPU: prove and time every engine here, once, and keep what was found.
 
 At some thirty sizes, in every kind of numbers, each engine's outputs and gradients are compared with a float64
-reference on the same GPU, and its calls are timed. An engine with a wrong number anywhere is left out. What was found is written
-to a file (LSTM_XP_ENGINES names another one, or none, if it is empty); from then on, lstm_forward chooses by it for
-each problem, by the nearest size. Devices that the package knows already need none of this. It takes a few minutes,
-most of it for compiling kernels, which CuPy keeps.
+reference on the same GPU, and its calls are timed. An engine with a wrong number anywhere is left out. What was found
+is written to ~/.cache/lstm_xp/engines.json; from then on, lstm_forward chooses by it for each problem, by the nearest
+size. `lstm-xp tune --forget` takes the file away. Devices that the package knows already need none of this. It takes a
+few minutes, most of it for compiling kernels, which CuPy keeps.
 
 exit status: 0 all engines were right, 1 something is wrong, 2 there is no GPU, or no file to write
 """
@@ -47,13 +47,18 @@ KINDS = (
 
 
 def add_arguments(parser):
+    parser.add_argument("--forget", action="store_true", help="take the file away, and choose without it")
     parser.add_argument("--seed", type=int, default=0, help="of the random problems (default: %(default)s)")
 
 
 def run(args):
     file = choice.own_file()
     if file is None:
-        raise UserError("LSTM_XP_ENGINES is empty, which turns the file off; unset it, or name a file")
+        raise UserError("there is no home folder to keep a file in")
+    if args.forget:
+        print(f"{'removed' if file.exists() else 'there is none'}: {file}")
+        file.unlink(missing_ok=True)
+        return 0
     try:
         library = libraries.open_library("cupy")
     except libraries.Missing as reason:

@@ -7,7 +7,6 @@ has the same compute capability and as many multiprocessors. An engine that is n
 """
 
 import json
-import os
 import warnings
 from functools import cache, lru_cache
 from math import hypot, log2
@@ -59,13 +58,9 @@ def read(file):
 
 
 def own_file():
-    """The user's file: LSTM_XP_ENGINES, or one in the cache folder; None where that is empty, or there is no home."""
-    named = os.environ.get("LSTM_XP_ENGINES")
-    if named is not None:
-        return Path(named) if named else None
-    folder = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    """The user's file; None where nobody's home is known."""
     try:
-        return Path(folder or Path.home() / ".cache") / "lstm_xp" / "engines.json"
+        return Path.home() / ".cache" / "lstm_xp" / "engines.json"
     except RuntimeError:
         return None
 
