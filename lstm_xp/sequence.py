@@ -5,6 +5,8 @@
     da = recurrence_gradient(dh, ...)  T dependent steps, backwards     the same engine
     dx, dWx, dWh, db                   four products and a sum          here, in terms of `xp`
 
+An engine may have its own of the stages around the recurrence, too (engines/__init__.py): those for CuPy do.
+
 Inside, arrays are time-major, in the order of processing (`timeline.py`): lengths and direction stop there. Where a
 step lies behind a row's length, its pre-activations are set so that the gates saturate: i = 0, f = 1, o = 0. The cell
 state is then carried unchanged, h is 0, and every gradient of a pre-activation is exactly 0.
@@ -68,7 +70,8 @@ def lstm_forward(
         after step 0.
     training : bool
         Whether to keep what `lstm_backward` needs. If not, the memory used beyond h is bounded by a number of steps
-        that does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch).
+        that does not grow with T, where the library can assign into arrays (NumPy, CuPy, PyTorch): so many that their
+        pre-activations are 4 million numbers, on CuPy 67 million, and one step at least.
     precision : {None, 'ieee', 'tf32', 'tf32x3'}
         The least precise product that an engine may use for float32 on CUDA; None means 'ieee'. Engines that have no
         faster one compute IEEE products. float16 and bfloat16 always allow 'tf32', which has all their digits.
@@ -160,14 +163,19 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         h, c, gates = (xp.zeros((T, N, K), dtype=dtype, device=timeline.device)
                        for K, dtype in ((H, h.dtype), (H, c.dtype), (4 * H, c.dtype)))  # fmt: skip
         h = timeline.restore(h)
-    elif training or problem.array_library not in engines.ASSIGNABLE or (at_once and lengths is None):
+    elif (
+        training
+        or problem.array_library not in engines.ASSIGNABLE
+        or (at_once and lengths is None)
+        or (len(chunks := _chunks(T, N, H, problem.array_library)) == 1)
+    ):
         h, last_c, c, gates = advance(0, T, h, c)
         h_n = timeline.last(h, h_n)
         c_n = last_c if lengths is None else timeline.last(c, c_n)
         h = timeline.restore(h)
     else:
         output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
-        for start, stop in _chunks(T, N, H, problem.array_library):
+        for start, stop in chunks:
             part, last_c, all_c, _ = advance(start, stop, h, c)
             h, c = part[-1, ...], last_c
             h_n = timeline.last(part, h_n, start)

@@ -66,8 +66,8 @@ def test_the_packages_own_table(machine):
     assert chosen(machine, **tf32, N=16, H=1000) == "cupy_grid"
     assert chosen(machine, **tf32, N=256, H=1024) == "cupy_fused"
     assert chosen(machine, dtype="float64", N=16, H=128) == "cupy_fused"
-    # Asked for by its name alone.
-    assert chosen(machine, precision="tf32x3", N=16, H=128) == "array_api"
+    assert chosen(machine, precision="tf32x3", N=16, H=128) == "cupy_cluster"
+    assert chosen(machine, **tf32, N=0, H=128) == "cupy_cluster"
 
 
 def test_the_quickest_at_the_nearest_size(machine, made):

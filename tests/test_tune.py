@@ -118,9 +118,39 @@ def test_what_is_written_is_what_is_chosen_by(own, monkeypatch, capsys):
     assert {"NVIDIA Test", "NVIDIA H200"} <= set(choice.measured())
 
 
-@pytest.mark.parametrize("text", ["{", "[]", json.dumps({"format": "something"})])
+BAD = ["{", "[]", json.dumps({"format": "something"}), json.dumps({"format": choice.FORMAT, "devices": {"A": {}}})]
+
+
+@pytest.mark.parametrize("text", BAD)
 def test_a_file_that_cannot_be_read_is_left_out(own, text):
     own.parent.mkdir()
     own.write_text(text)
     with pytest.warns(RuntimeWarning, match="is left out, for it cannot be read"):
         assert list(choice.measured()) == ["NVIDIA H200"]
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(own):
+    own.mkdir(parents=True)  # a folder in the place of the file
+    with pytest.warns(RuntimeWarning, match="is left out, for it cannot be read"):
+        assert list(choice.measured()) == ["NVIDIA H200"]
+
+
+def test_nothing_is_measured_where_nothing_could_be_written(own, monkeypatch, capsys):
+    own.parent.mkdir()
+    own.write_text("{")
+    monkeypatch.setattr(tune.libraries, "open_library", open_library_of_numpy)
+    monkeypatch.setattr(tune, "measure", lambda *_: pytest.fail("it began"))
+    assert cli.main(["tune"]) == 2
+    assert "take it away with --forget" in capsys.readouterr().err
+
+
+def open_library_of_numpy(name):
+    return open_library("numpy")
+
+
+def test_engines_of_other_versions_are_left_out(own):
+    point = {"dtype": "float32", "precision": "ieee", "training": True, "N": 1, "H": 1, "engines": ["new", "cupy_step"]}
+    own.parent.mkdir()
+    entry = {"capability": "80", "processors": 108, "quickest": [point]}
+    own.write_text(json.dumps({"format": choice.FORMAT, "devices": {"A": entry}}))
+    assert choice.measured()["A"]["quickest"][0]["engines"] == ["cupy_step"]

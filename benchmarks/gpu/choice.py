@@ -2,6 +2,7 @@
 
 import json
 import re
+from statistics import fmean
 
 from lstm_xp import engines
 from lstm_xp.engines.cuda import choice
@@ -32,10 +33,13 @@ def add(result, file, source):
     for record in result["records"]:
         name = record.get("contender")
         if record["part"] == "engines" and name in ours and "median_s" in record:
-            times.setdefault((record["kind"], record["what"], *record["size"]), {})[name] = record["median_s"]
+            N, T, _, H = record["size"]
+            taken = times.setdefault((record["kind"], record["what"], N, H), {})
+            taken.setdefault(name, []).append(record["median_s"] / T)
     found = []
-    for (kind, what, N, _, _, H), taken in times.items():
-        order = [name for name in sorted(taken, key=taken.get) if name not in wrong]
+    for (kind, what, N, H), taken in times.items():
+        # Of several lengths or input sizes, what a step takes on the mean.
+        order = [name for name in sorted(taken, key=lambda name: fmean(taken[name])) if name not in wrong]
         point = {
             "dtype": KINDS[kind].dtype,
             "precision": KINDS[kind].precision,

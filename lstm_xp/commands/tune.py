@@ -16,13 +16,12 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
-from .. import checks, engines, libraries, testing
+from .. import __version__, checks, engines, libraries, testing
 from ..engines.cuda import choice
 from ..files import write_atomically
 from ..sequence import lstm_backward, lstm_forward
 from ..training.errors import UserError
 from .check import ARGUMENTS, Case, draw
-from .info import _version
 
 SIZES = tuple(product((1, 16, 64, 256), (32, 64, 128, 256, 512, 768, 1024, 2048)))
 STEPS, CALLS = 32, 5
@@ -58,19 +57,32 @@ def run(args):
     if args.forget:
         print(f"{'removed' if file.exists() else 'there is none'}: {file}")
         file.unlink(missing_ok=True)
+        choice.forget()
         return 0
     try:
         library = libraries.open_library("cupy")
     except libraries.Missing as reason:
         raise UserError(f"{reason}; engines are tuned for CuPy arrays on a GPU") from None
     names = [name for name in engines.candidates("cupy") if name not in engines.ANY_LIBRARY]
-    found, wrong = measure(library, names, SIZES, args.seed, print)
+    # Before minutes are spent.
     file.parent.mkdir(parents=True, exist_ok=True)
-    table = choice.read(file) if file.exists() else {"format": choice.FORMAT, "devices": {}}
-    table["devices"] |= choice.entry(library.device.id, {"lstm_xp": _version("lstm-xp")}, found)
+    table = _table(file)
+    found, wrong = measure(library, names, SIZES, args.seed, print)
+    table["devices"] |= choice.entry(library.device.id, {"lstm_xp": __version__}, found)
     write_atomically(file, json.dumps(table, indent=1).encode())
+    choice.forget()
     print(f"written: {file}")
     return 1 if wrong else 0
+
+
+def _table(file):
+    """What is in the file already."""
+    try:
+        return {"format": choice.FORMAT, "devices": dict(choice.read(file)["devices"])}
+    except FileNotFoundError:
+        return {"format": choice.FORMAT, "devices": {}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({error!r}); take it away with --forget") from None
 
 
 def measure(library, names, sizes, seed, say):

@@ -14,6 +14,8 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("measured.json")
 FORMAT = "lstm_xp quickest engines, 2"
+# What a point has beside its engines.
+POINT = "dtype", "precision", "training", "N", "H"
 
 
 def objection(engine, problem):
@@ -22,8 +24,9 @@ def objection(engine, problem):
     What counts is the measured size nearest to the problem's, by the logarithms of N and H.
     """
     device = problem.device.id
-    # Of the precisions, float32 alone has several.
-    kind = problem.dtype, problem.precision if problem.dtype == "float32" else "ieee", problem.training
+    # Of the precisions, float32 alone has several; 'tf32x3' counts as IEEE, to which it is an alternative.
+    tf32 = problem.dtype == "float32" and problem.precision == "tf32"
+    kind = problem.dtype, "tf32" if tf32 else "ieee", problem.training
     known, point = _nearest(device, kind, problem.N, problem.H)
     if engine not in known:
         return f"it has not been proved on a device like this one ({_chip(device)[0]}), for {kind[0]}"
@@ -39,14 +42,27 @@ def objection(engine, problem):
 def measured():
     """Device -> what was measured there."""
     found, own = read(FILE)["devices"], own_file()
-    if own is None or not own.exists():
+    if own is None:
         return found
     try:
-        devices = read(own)["devices"]
-        return devices | {name: entry for name, entry in found.items() if name not in devices}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"{own} is left out, for it cannot be read: {error}", RuntimeWarning, stacklevel=2)
+        devices = {name: _known(entry) for name, entry in read(own)["devices"].items()}
+    except FileNotFoundError:
         return found
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        warnings.warn(f"{own} is left out, for it cannot be read: {error!r}", RuntimeWarning, stacklevel=2)
+        return found
+    return devices | {name: entry for name, entry in found.items() if name not in devices}
+
+
+def _known(entry):
+    """What a user's file has for a device, without engines of other versions."""
+    from .. import names
+
+    points = []
+    for point in entry["quickest"]:
+        known = [name for name in point["engines"] if name in names()]
+        points.append({name: point[name] for name in POINT} | {"engines": known})
+    return {"capability": entry["capability"], "processors": entry["processors"], "quickest": points}
 
 
 def read(file):
@@ -80,7 +96,7 @@ def _nearest(device_id, kind, N, H):
     entry = devices.get(name) or next(like, {"quickest": ()})
     points = [point for point in entry["quickest"] if (point["dtype"], point["precision"], point["training"]) == kind]
     known = frozenset(engine for point in points for engine in point["engines"])
-    return known, min(points, key=lambda point: hypot(log2(point["N"] / N), log2(point["H"] / H)), default=None)
+    return known, min(points, key=lambda point: hypot(log2(point["N"] / max(N, 1)), log2(point["H"] / H)), default=None)
 
 
 def _refuses(engine, problem):

@@ -79,11 +79,14 @@ class Steps(NamedTuple):
 
     def bytes_for(self, count):
         """Of what is needed for so many steps: 0, where these are better launched one by one."""
-        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= replay.KEPT_BYTES else 0
+        # Both passes have to be kept, or each call would capture anew.
+        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= replay.KEPT_BYTES // 2 else 0
 
 
 class Runner:
     """The graphs of one pass, and its memory, on the device that is current when it is made."""
+
+    usable = True  # for later calls
 
     def __init__(self, steps):
         import cupy as cp
@@ -162,7 +165,7 @@ def leased(steps, count):
             if is_full(error):
                 raise
             _failed.add(device)
-            runner = None
+            runner.usable, runner = False, None
             told = "steps are launched one by one on cuda:%d, for they could not be captured: %s"
             warnings.warn(told % (device, error), RuntimeWarning, stacklevel=2)
         yield runner

@@ -201,7 +201,8 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 8 * GROUPS + 32 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1) cluster_backward(
+    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 8 * GROUPS + 32 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1)
+    cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
         float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
@@ -238,7 +239,9 @@ __global__ void __cluster_dims__(C, 1, 1)
     float dc_t[CELLS], c_t[CELLS], gate[CELLS][GATES], prev_c[CELLS], from_outside[CELLS];
     constexpr unsigned KNOWN = GROUPS > 1 ? 1 : GATES;  // where registers are short, the others are counted from it
     const float* gate_at[CELLS][KNOWN] = {};
-    auto place_of_gate = [&](unsigned k, unsigned j) { return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN]; };
+    auto place_of_gate = [&](unsigned k, unsigned j) {
+        return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN];
+    };
     const size_t step = size_t(N) * H;
     const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
     c += (T - 1) * step;
@@ -275,7 +278,7 @@ __global__ void __cluster_dims__(C, 1, 1)
         unsigned row = blockIdx.x / C * TALL + cell[k].row, unit = self.rank * U + cell[k].unit;
         outside[k] = T * by_step + row * by_outer_row + unit * by_unit;
 #pragma unroll
-        for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] = gates + (T * GATES * step + cell[k].gate + j * H);
+        for (unsigned j = 0; j < KNOWN; ++j) gate_at[k][j] = gates + (size_t(T) * GATES * step + cell[k].gate + j * H);
     }
     prefetch(T);
     // Of two sets of columns, a lane sends four rows of one: whose units they are (all 8 of one block), and where the
@@ -346,7 +349,8 @@ __global__ void __cluster_dims__(C, 1, 1)
                         given[j] = __shfl_xor_sync(~0u, odd ? first : second, 1);
                     }
                     Sixteen four;
-                    for (unsigned j = 0; j < 4; ++j) four.word[j] = bits_from_float(j / 2 == odd ? own[j % 2] : given[j % 2]);
+                    for (unsigned j = 0; j < 4; ++j)
+                        four.word[j] = bits_from_float(j / 2 == odd ? own[j % 2] : given[j % 2]);
                     if (unit_of(of_warp, 2 * pair + odd) >= C * U) continue;
                     Sixteen* share = reinterpret_cast<Sixteen*>(
                         shares + number % 2 * size + share_at[of_warp][pair] + n * ROWS);

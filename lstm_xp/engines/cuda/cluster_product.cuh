@@ -7,7 +7,6 @@
 struct Tf32x3 {  // each factor as the sum of two: all but the product of the small ones
     typedef float Row;
     __device__ static unsigned weight(float v) { return bits_from_float(v); }
-    __device__ static unsigned operand(unsigned word) { return word; }
     __device__ static unsigned big(unsigned v) { return tf32_from_float(float_from_bits(v)); }
     __device__ static unsigned small(unsigned v) {
         return tf32_from_float(float_from_bits(v) - float_from_bits(big(v)));
@@ -124,7 +123,6 @@ struct Weights {
 // that do not wait for each other.
 template <typename P, int NT, int CHAINS>
 struct Sums {
-    static constexpr unsigned TILES = NT;
     static constexpr bool SPREAD = false;
     float d[NT][2][CHAINS][4];
 
@@ -156,7 +154,6 @@ struct Sums {
 // Each lane sums over its own part of the depth for 8 rows; then four lanes add theirs up.
 template <int CHAINS>
 struct Sums<Ieee, 1, CHAINS> {
-    static constexpr unsigned TILES = 1;
     static constexpr bool SPREAD = true;
     float d[4][ROWS];
 

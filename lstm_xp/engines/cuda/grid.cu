@@ -140,7 +140,7 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) forward(Work work) {
         for (unsigned chain = place.replica; chain < work.chains; chain += work.replicas) {
             const Cell<P> cell(work, place, chain);
             const size_t at = size_t(cell.row) * H + cell.unit;
-            float* gates = work.gates + t * GATES * size + 3 * size_t(cell.row) * H + at;
+            float* gates = work.gates + size_t(t) * GATES * size + 3 * size_t(cell.row) * H + at;
             float* c = (work.kept ? work.c + t * size : work.c) + at;
             float a[GATES] = {}, gate[GATES] = {}, prev_c = 0, next_c = 0;
             if (cell.there) {
@@ -216,7 +216,8 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
                         sums_of(number, chain * high + k / WIDE, team * WIDE + k % WIDE) + own,
                         bits(block.total(k / WIDE, k % WIDE)));
             }
-            const size_t at = size_t(cell.row) * H + cell.unit, first = t * GATES * size + 3 * size_t(cell.row) * H + at;
+            const size_t at = size_t(cell.row) * H + cell.unit;
+            const size_t first = size_t(t) * GATES * size + 3 * size_t(cell.row) * H + at;
             float gate[GATES] = {}, da[GATES] = {}, c = 0, prev_c = 0, dc = 0, outer = 0, dh = 0;
             if (cell.there && t >= 0) {
                 for (unsigned j = 0; j < GATES; ++j) gate[j] = work.gates[first + j * H];

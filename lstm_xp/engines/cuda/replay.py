@@ -17,8 +17,8 @@ FILES = "mma.cuh", "step.cu"
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
 JOB_BYTES = 128
-# Runners that are kept for later calls, the last ones used, with so many bytes of weights at most.
-KEPT, KEPT_BYTES = 8, 1 << 28
+# Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
+KEPT, KEPT_BYTES = 16, 1 << 29
 # An offset beyond all steps: launches there do nothing.
 BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
@@ -30,6 +30,8 @@ capturing = threading.RLock()
 
 class Runner:
     """One pass of one size, on the device that is current when it is made."""
+
+    usable = True  # for later calls
 
     def __init__(self, steps):
         import cupy as cp
@@ -127,9 +129,11 @@ def leased(steps, make=Runner):
     runner = found[1] if found else make(steps)
     yield runner  # and after an error it is forgotten
     with _lock:
-        _idle.append((key, runner))
-        while len(_idle) > KEPT or sum(kept.steps.packed_bytes for _, kept in _idle) > KEPT_BYTES:
-            del _idle[0]
+        if runner.usable:
+            _idle.append((key, runner))
+        here = [entry for entry in _idle if entry[0][0] == key[0]]
+        while len(here) > KEPT or sum(kept.steps.packed_bytes for _, kept in here) > KEPT_BYTES:
+            _idle.remove(here.pop(0))
 
 
 def forget():
