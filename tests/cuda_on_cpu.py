@@ -386,25 +386,38 @@ extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 
 
 class Kernels:
-    """The kernels of a source by their C++ names, compiled when the first of them is asked for."""
+    """The kernels of a source by their C++ names, compiled when the first of them is asked for.
 
-    def __init__(self, source, names, folder, optimize="-O2"):
-        self.source, self.names, self.folder, self.optimize = source, list(names), folder, optimize
+    What takes the compiler long is shared out among several at once: parts of the names.
+    """
+
+    def __init__(self, source, names, folder, optimize="-O2", parts=1):
+        self.source, self.names, self.folder, self.optimize, self.parts = source, list(names), folder, optimize, parts
 
     @cached_property
-    def library(self):
-        entries = "".join(ENTRY.format(k=k, name=name) for k, name in enumerate(self.names))
-        file, library = self.folder / "kernels.cpp", self.folder / "kernels.so"
-        file.write_text(BEFORE + self.source + AFTER + entries, encoding="utf-8")
+    def libraries(self):
         command = [COMPILER, "-std=c++17", self.optimize, "-Wall", "-Werror", "-Wno-unknown-pragmas"]
         command += ["-Wno-unused-function", "-shared", "-fPIC"]
-        subprocess.run([*command, str(file), "-o", str(library)], check=True)
-        return ctypes.PyDLL(str(library))  # one launch at a time
+        compilers, libraries = [], []
+        for part in range(self.parts):
+            file, library = self.folder / f"part_{part}.cpp", self.folder / f"part_{part}.so"
+            own = [(k, name) for k, name in enumerate(self.names) if k % self.parts == part]
+            entries = "".join(ENTRY.format(k=k, name=name) for k, name in own)
+            file.write_text(BEFORE + self.source + AFTER + entries, encoding="utf-8")
+            compilers.append(subprocess.Popen([*command, str(file), "-o", str(library)]))
+            libraries.append(str(library))
+        results = [compiler.wait() for compiler in compilers]
+        assert not any(results), f"{COMPILER}: {self.folder}"
+        return [ctypes.PyDLL(library) for library in libraries]  # one launch at a time
+
+    def entry(self, what, name):
+        k = self.names.index(name)
+        return getattr(self.libraries[k % self.parts], f"{what}_{k}")
 
     def sizes(self, name):
         """Bytes of each parameter."""
         found = (ctypes.c_int * 32)()
-        count = getattr(self.library, f"describe_{self.names.index(name)}")(found)
+        count = self.entry("describe", name)(found)
         return list(found[:count])
 
     def launch(self, name, grid, threads, values, meets=True, *, together=1, shared=0, seed=0):
@@ -417,7 +430,7 @@ class Kernels:
         columns, rows = (*grid, 1)[:2]
         assert columns * rows % together == 0, f"{name}: a grid {grid} for {together} blocks at once"
         how = (ctypes.c_uint * 7)(columns, rows, threads, meets, together, shared, seed)
-        launch = getattr(self.library, f"launch_{self.names.index(name)}")
+        launch = self.entry("launch", name)
         launch.restype = ctypes.c_char_p
         trouble = launch(how, given)
         assert trouble is None, f"{name}: {trouble.decode()}"
