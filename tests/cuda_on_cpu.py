@@ -62,6 +62,9 @@ struct Thread {
     Block* block;
     unsigned index;
     bool begun, ended;
+    const unsigned* awaited;  // at a meeting: how many were held, and
+    unsigned before;          // how many before this one
+    bool waits() const { return awaited && *awaited == before; }
 };
 static std::function<void()> body;
 static Thread* current;
@@ -86,7 +89,9 @@ struct Meeting {
     void join(unsigned count) {
         unsigned mine = held;
         if (++here == count) here = 0, ++held;
+        current->awaited = &held, current->before = mine;
         wait_until([&] { return held != mine; });
+        current->awaited = nullptr;
     }
 };
 
@@ -204,13 +209,14 @@ static void __attribute__((noinline)) resume(Thread& thread) {
     setcontext(&thread.context);
 }
 
-// Once all threads, but those of warps that are held back; how many are left.
+// Once all threads, but those of warps that are held back, and those that would only find others missing; how many are
+// left.
 static size_t sweep(const std::vector<Thread*>& order, const std::vector<bool>& held_back) {
     size_t left = 0;
     for (Thread* thread : order) {
         if (thread->ended) continue;
         ++left;
-        if (!held_back[(thread - threads.data()) / 32]) resume(*thread);
+        if (!held_back[(thread - threads.data()) / 32] && !thread->waits()) resume(*thread);
     }
     return left;
 }
@@ -230,6 +236,7 @@ static bool run_together(unsigned count, unsigned seed) {
             thread.context.uc_stack.ss_sp = thread.stack.get();
             thread.context.uc_stack.ss_size = 1 << 16;
             thread.block = &block, thread.index = k, thread.begun = thread.ended = false;
+            thread.awaited = nullptr;
             makecontext(&thread.context, start, 0);
             if (k % 32 == 0) of_warps.emplace_back();
             of_warps.back().push_back(&thread);
