@@ -120,8 +120,9 @@ def kernels_on_cpu(request, tmp_path_factory):
         "clusters": (cluster_plan.FILES, cluster_plan.expressions()),
         "grids": (grid.FILES, grid_plan.expressions()),
     }
+    quickly = {"clusters": ("-O1", 2)}  # they are many, and each runs for a short time
     compiled = (
-        cuda_on_cpu.Kernels(kernels.source(*files), names, tmp_path_factory.mktemp(part))
+        cuda_on_cpu.Kernels(kernels.source(*files), names, tmp_path_factory.mktemp(part), *quickly.get(part, ()))
         for part, (files, names) in parts.items()
     )
     return cuda_on_cpu.Several(*compiled)

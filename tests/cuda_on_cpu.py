@@ -62,6 +62,9 @@ struct Thread {
     Block* block;
     unsigned index;
     bool begun, ended;
+    const unsigned* awaited;  // at a meeting: how many were held, and
+    unsigned before;          // how many before this one
+    bool waits() const { return awaited && *awaited == before; }
 };
 static std::function<void()> body;
 static Thread* current;
@@ -86,7 +89,9 @@ struct Meeting {
     void join(unsigned count) {
         unsigned mine = held;
         if (++here == count) here = 0, ++held;
+        current->awaited = &held, current->before = mine;
         wait_until([&] { return held != mine; });
+        current->awaited = nullptr;
     }
 };
 
@@ -204,13 +209,14 @@ static void __attribute__((noinline)) resume(Thread& thread) {
     setcontext(&thread.context);
 }
 
-// Once all threads, but those of warps that are held back; how many are left.
+// Once all threads, but those of warps that are held back, and those that would only find others missing; how many are
+// left.
 static size_t sweep(const std::vector<Thread*>& order, const std::vector<bool>& held_back) {
     size_t left = 0;
     for (Thread* thread : order) {
         if (thread->ended) continue;
         ++left;
-        if (!held_back[(thread - threads.data()) / 32]) resume(*thread);
+        if (!held_back[(thread - threads.data()) / 32] && !thread->waits()) resume(*thread);
     }
     return left;
 }
@@ -230,6 +236,7 @@ static bool run_together(unsigned count, unsigned seed) {
             thread.context.uc_stack.ss_sp = thread.stack.get();
             thread.context.uc_stack.ss_size = 1 << 16;
             thread.block = &block, thread.index = k, thread.begun = thread.ended = false;
+            thread.awaited = nullptr;
             makecontext(&thread.context, start, 0);
             if (k % 32 == 0) of_warps.emplace_back();
             of_warps.back().push_back(&thread);
@@ -386,25 +393,38 @@ extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 
 
 class Kernels:
-    """The kernels of a source by their C++ names, compiled when the first of them is asked for."""
+    """The kernels of a source by their C++ names, compiled when the first of them is asked for.
 
-    def __init__(self, source, names, folder, optimize="-O2"):
-        self.source, self.names, self.folder, self.optimize = source, list(names), folder, optimize
+    What takes the compiler long is shared out among several at once: parts of the names.
+    """
+
+    def __init__(self, source, names, folder, optimize="-O2", parts=1):
+        self.source, self.names, self.folder, self.optimize, self.parts = source, list(names), folder, optimize, parts
 
     @cached_property
-    def library(self):
-        entries = "".join(ENTRY.format(k=k, name=name) for k, name in enumerate(self.names))
-        file, library = self.folder / "kernels.cpp", self.folder / "kernels.so"
-        file.write_text(BEFORE + self.source + AFTER + entries, encoding="utf-8")
+    def libraries(self):
         command = [COMPILER, "-std=c++17", self.optimize, "-Wall", "-Werror", "-Wno-unknown-pragmas"]
         command += ["-Wno-unused-function", "-shared", "-fPIC"]
-        subprocess.run([*command, str(file), "-o", str(library)], check=True)
-        return ctypes.PyDLL(str(library))  # one launch at a time
+        compilers, libraries = [], []
+        for part in range(self.parts):
+            file, library = self.folder / f"part_{part}.cpp", self.folder / f"part_{part}.so"
+            own = [(k, name) for k, name in enumerate(self.names) if k % self.parts == part]
+            entries = "".join(ENTRY.format(k=k, name=name) for k, name in own)
+            file.write_text(BEFORE + self.source + AFTER + entries, encoding="utf-8")
+            compilers.append(subprocess.Popen([*command, str(file), "-o", str(library)]))
+            libraries.append(str(library))
+        results = [compiler.wait() for compiler in compilers]
+        assert not any(results), f"{COMPILER}: {self.folder}"
+        return [ctypes.PyDLL(library) for library in libraries]  # one launch at a time
+
+    def entry(self, what, name):
+        k = self.names.index(name)
+        return getattr(self.libraries[k % self.parts], f"{what}_{k}")
 
     def sizes(self, name):
         """Bytes of each parameter."""
         found = (ctypes.c_int * 32)()
-        count = getattr(self.library, f"describe_{self.names.index(name)}")(found)
+        count = self.entry("describe", name)(found)
         return list(found[:count])
 
     def launch(self, name, grid, threads, values, meets=True, *, together=1, shared=0, seed=0):
@@ -417,7 +437,7 @@ class Kernels:
         columns, rows = (*grid, 1)[:2]
         assert columns * rows % together == 0, f"{name}: a grid {grid} for {together} blocks at once"
         how = (ctypes.c_uint * 7)(columns, rows, threads, meets, together, shared, seed)
-        launch = getattr(self.library, f"launch_{self.names.index(name)}")
+        launch = self.entry("launch", name)
         launch.restype = ctypes.c_char_p
         trouble = launch(how, given)
         assert trouble is None, f"{name}: {trouble.decode()}"
