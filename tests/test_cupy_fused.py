@@ -264,6 +264,8 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
 )
 def test_how_the_factors_of_products_lie(machine, backward, dtype, precision, turned):
     """Where products are TF32's, what is summed lies side by side: backward, rows of Wh; forward, its columns."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
     steps = steps_of(backward=backward, factors=fake_cupy.dtype_of(dtype), precision=precision)
     runner = chunks.Runner(steps)
     assert runner.Wh.shape == (5, 20)
