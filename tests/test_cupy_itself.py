@@ -104,7 +104,7 @@ def test_all_goes_to_the_current_stream():
     assert len(result["streams"]) == 6
     for seen, current in result["streams"].values():
         assert seen == [current]
-    assert result["kept"] == 8  # of two directions of two engines on each of three streams: the bound
+    assert result["kept"] == 12  # two directions of two engines on each of three streams
 
 
 def test_a_second_device_is_made_current_first():
