@@ -39,7 +39,7 @@ def run(unit, place):
 
 def tasks(place):
     """What the processes are asked for, one after the other: what takes long first, what needs it all last."""
-    names = engines.candidates(place.library)
+    names = engines.candidates(place.array_library)
     if place.rehearsal:
         return [[task, place.name, names[-1], "float32"] for task in ("run", "compare", "prove")]
     every = [[place.name, name, kind] for name in reversed(names) for kind in sizes.KINDS]

@@ -27,7 +27,7 @@ def units(place):
     """One per shape, engine and kind; the reference before all."""
     shapes = sizes.REHEARSED["awkward"] if place.rehearsal else sizes.AWKWARD
     found = [{"size": list(PROVED), "engine": "array_api", "kind": "reference"}]
-    names = engines.candidates(place.library)
+    names = engines.candidates(place.array_library)
     return found + [
         {"size": list(size), "engine": name, "kind": kind}
         for number, size in enumerate(shapes)
@@ -85,9 +85,10 @@ def refusal(name, kind, size, place):
         return "it has IEEE products only"
     if kind == "bfloat16" and not find_spec("ml_dtypes"):
         return "bfloat16 needs ml_dtypes, which is not installed"
-    device = place.xp.cuda.Device() if place.library == "cupy" else "cpu"
+    device = place.xp.cuda.Device() if place.array_library == "cupy" else "cpu"
     numbers = sizes.KINDS[kind]
-    return engine.refuses(checks.Problem(place.library, numbers.dtype, device, N, T, D, H, True, numbers.precision))
+    problem = checks.Problem(place.array_library, numbers.dtype, device, N, T, D, H, True, numbers.precision)
+    return engine.refuses(problem)
 
 
 def _compare(engine, kind, size, place):

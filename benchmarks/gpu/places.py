@@ -37,7 +37,7 @@ def dtype_of(kind):
 class Cuda:
     """CuPy on its current device and stream, the one that torch's default stream is too."""
 
-    name, library, torch_device = "cuda", "cupy", "cuda"
+    name, array_library, torch_device = "cuda", "cupy", "cuda"
     rehearsal = False
     # The engine that gives the times' float64 references: in float64, `correctness` compares it with the reference
     # engine over all its shapes; that one would take longer than all that is timed.
@@ -135,7 +135,7 @@ class Cuda:
 class Host:
     """NumPy and torch on the CPU. Nothing that is measured here means anything."""
 
-    name, library, torch_device = "cpu", "numpy", "cpu"
+    name, array_library, torch_device = "cpu", "numpy", "cpu"
     rehearsal = True
     quick = "array_api"
     cube, copied = 256, 2**22

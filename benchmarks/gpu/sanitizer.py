@@ -28,7 +28,7 @@ def units(place):
 def run(unit, place):
     """A record for each engine and tool."""
     # The reference engine has no kernels of its own.
-    names = [name for name in engines.candidates(place.library) if name != "array_api"]
+    names = [name for name in engines.candidates(place.array_library) if name != "array_api"]
     pairs = [{"engine": name, "tool": tool} for tool in TOOLS for name in names]
     with ThreadPoolExecutor(len(pairs)) as pool:
         found = list(pool.map(lambda pair: watch(place, **pair), pairs))

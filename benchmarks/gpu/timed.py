@@ -66,7 +66,7 @@ class Race:
 
     def engines(self):
         """The engines that are timed here."""
-        names = table.candidates(self.place.library)
+        names = table.candidates(self.place.array_library)
         if self.kind != sizes.REFERENCE_KIND or not (self.place.rehearsal or self.size in sizes.REFERENCE_TIMED):
             names = [name for name in names if name != "array_api"]
         return [name for name in names if not correctness.refusal(name, self.kind, self.size, self.place)]
