@@ -297,23 +297,18 @@ def lstm_backward(
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
     engine = engines.load(cache.engine, cache.precision)
-    product = engines.product(engine)
-    da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
+    steps, states = timeline.steps(x), timeline.steps(cache.h)
+    if hasattr(engine, "gradients"):
+        dx, dh0, dWx, dWh, db, dc0 = engine.gradients(
+            *entering, gates, c, steps, h0, c0, states, Wx, Wh, need_dx=need_dx
+        )
+    else:
+        da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
+        dx, dWx, dWh, db = _products(engine, da, steps, h0, states, Wx, need_dx, wide, xp)
     if timeline.lengths is not None:
         dh0, dc0 = timeline.where_empty(straight(dh_n), dh0), timeline.where_empty(straight(dc_n), dc0)
-
-    flat, steps, states = rows_of(da, xp), timeline.steps(x), timeline.steps(cache.h)
-    if hasattr(engine, "weight_gradients"):
-        dWx, dWh, db = engine.weight_gradients(steps, h0, states, da)
-    else:
-        steps, states = wide(steps), wide(states)
-        # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
-        prev_h = xp.concat([wide(h0)[None, ...], states[:-1, ...]])
-        dW = product(rows_of(xp.concat([steps, prev_h, xp.ones_like(prev_h[..., :1])], axis=-1), xp).T, flat)
-        dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
-    dx = None
     if need_dx:
-        dx = timeline.restore(xp.reshape(narrow(product(flat, wide(Wx).T)), (T, N, D)))
+        dx = timeline.restore(narrow(dx))
     return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
 
 
@@ -388,6 +383,20 @@ def _enter(dh, dh_n, dc_n, c, timeline, xp):
     if dc_n is not None:
         dc_n = timeline.where_empty(xp.zeros_like(dc_n), dc_n)
     return dh, None, dc_n
+
+
+def _products(engine, da, x, h0, h, Wx, need_dx, wide, xp):
+    """Stage three: dx, dWx, dWh, db from da, x and h, all (T, N, .) in the order of processing."""
+    (T, N, D), H = x.shape, h.shape[2]
+    product, flat = engines.product(engine), rows_of(da, xp)
+    dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D)) if need_dx else None
+    if hasattr(engine, "weight_gradients"):
+        return dx, *engine.weight_gradients(x, h0, h, da)
+    x, h = wide(x), wide(h)
+    # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
+    prev_h = xp.concat([wide(h0)[None, ...], h[:-1, ...]])
+    dW = product(rows_of(xp.concat([x, prev_h, xp.ones_like(h[..., :1])], axis=-1), xp).T, flat)
+    return dx, dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
 
 
 def _saturate_padding(a, timeline, start, xp):

@@ -17,6 +17,9 @@ and, if they have something better than the reference engine's,
     layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) of
         -> h, c_n, c, gates                         the compute dtype, zeros behind the lengths, which are N integers
                                                     or None; without `keep`, memory beside h does not grow with T
+    gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
+              x, h0, c0, h, Wx, Wh, *, need_dx)
+        -> dx, dh0, dWx, dWh, db, dc0
     inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side

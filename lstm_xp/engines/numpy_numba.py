@@ -76,47 +76,35 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     T, N, H = c.shape
+    da, none = np.empty((T, N, 4, H), c.dtype), np.empty((0, 0, 0), c.dtype)
+    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, c[..., :0], c0, c, Wh[:0], none, none[0])
+    return da.reshape(T, N, 4 * H), dh0, dc0
+
+
+def gradients(dh, dh_n, dc_n, gates, c, x, h0, c0, h, Wx, Wh, *, need_dx):
+    """Stages two and three: da is used up while it is in the cache."""
+    T, N, D, H = *x.shape, Wh.shape[0]
+    none = np.empty((0, 0, 0, 0), c.dtype)
+    dx, dW = np.empty((T, N, D), c.dtype) if need_dx else none[0], np.empty((D + H + 1, 4 * H), c.dtype)
+    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, none, x, h0, h, Wx, dx, dW)
+    return dx if need_dx else None, dh0, dW[:D], dW[D:-1], dW[-1], dc0
+
+
+def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
+    T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(c.dtype)
     dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else _plain(dh)
     if dh.strides[2] != dh.itemsize:
         dh = np.ascontiguousarray(dh)
     carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
-    da = np.empty((T, N, 4, H), c.dtype)
-    gates, c, c0 = (
-        np.ascontiguousarray(gates).reshape(T, N, 4, H),
-        np.ascontiguousarray(c),
-        np.ascontiguousarray(c0, c.dtype),
-    )
-    across, parts = _divide(code, T, N, H)
-    backward = (dh, carry, dc, gates, c, c0, _plain(Wh).T, da)
-    _run(code, parts, code.backward_space(H, code.dtype.itemsize),
-         lambda space, *share: code.backward(*backward, space, across, *share))  # fmt: skip
-    return da.reshape(T, N, 4 * H), carry, dc
-
-
-def weight_gradients(x, h0, h, da):
-    """dWx, dWh and db, in one product whose left side is never put together."""
-    T, N, D, H = *x.shape, h.shape[2]
-    code = _code(x.dtype)
-    x, h0, h, da = _plain(x), *(np.ascontiguousarray(v, code.dtype) for v in (h0, h, da))
-    dW = np.empty((D + H + 1, 4 * H), code.dtype)
-    parts = _parts(code, 2 * dW.size * T * N)
-    _run(code, parts, code.gradient_space(D, H, parts, code.dtype.itemsize),
-         lambda space, *share: code.weight_gradients(x, h0, h, da, dW, space, *share))  # fmt: skip
-    return dW[:D], dW[D:-1], dW[-1]
-
-
-def product(A, B, bias=None):
-    """A @ B + bias, for two matrices of any strides."""
-    code = _code(A.dtype)
-    A, B = _plain(A), _plain(B)
-    (M, K), N = A.shape, B.shape[1]
-    out = np.empty((M, N), A.dtype)
-    bias = np.zeros(N, A.dtype) if bias is None else np.ascontiguousarray(bias, A.dtype)
-    parts = _parts(code, 2 * M * K * N)
-    across, size = code.product_space(M, K, N, parts, code.dtype.itemsize)
-    _run(code, parts, size, lambda space, *share: code.product(A, B, bias, out, space, across, *share))
-    return out
+    gates, c, c0, h0, h = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0, h))
+    across, active = _divide(code, T, N, H)
+    parts = max(active, _parts(code, 4 * T * N * dW.size))
+    some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
+    backward = (dh, carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
+                _plain(x), h0, h, _plain(Wx).T, dx, dW, some)  # fmt: skip
+    _run(code, parts, size, lambda space, *share: code.backward(*backward, space, across, active, *share))
+    return carry, dc
 
 
 def step(x, h, c, Wx, Wh, b):

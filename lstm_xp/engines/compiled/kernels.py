@@ -10,6 +10,7 @@ from numba import boolean, from_dtype, int64, njit, types
 from . import compiled
 from .meeting import begin, wait
 from .products import (
+    DEPTH,
     FEW_ROWS,
     GATES,
     MANY_ROWS,
@@ -214,7 +215,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
 
 
 @njit(inline="always")
-def cell_gradient(gates, z, H, c, x, prev_c, prev, carry, y, dh, d, dc, da, count, one, bound):
+def cell_gradient(gates, z, H, c, x, prev_c, prev, carry, y, dh, d, dc, da, a, count, one, bound):
     """The equations of `cell.cell_backward` for `count` units: da, and dc of the step before."""
     i, f, o, g = (
         load(gates, z, count),
@@ -225,30 +226,41 @@ def cell_gradient(gates, z, H, c, x, prev_c, prev, carry, y, dh, d, dc, da, coun
     u = tanh(load(c, x, count), one, bound)
     dh_j = load(carry, y, count) + load(dh, d, count)
     dc_j = load(dc, y, count) + dh_j * o * (one - u * u)
-    store(da, z, dc_j * g * (i * (one - i)), count)
-    store(da, z + H, dc_j * load(prev_c, prev, count) * (f * (one - f)), count)
-    store(da, z + 2 * H, dh_j * u * (o * (one - o)), count)
-    store(da, z + 3 * H, dc_j * i * (one - g * g), count)
+    store(da, a, dc_j * g * (i * (one - i)), count)
+    store(da, a + H, dc_j * load(prev_c, prev, count) * (f * (one - f)), count)
+    store(da, a + 2 * H, dh_j * u * (o * (one - o)), count)
+    store(da, a + 3 * H, dc_j * i * (one - g * g), count)
     store(dc, y, dc_j * f, count)
 
 
-def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part, parts):
-    """da of all steps; `carry`, `dc` (N, H): the gradients of h and c behind the last step, then before the first.
+def backward(
+    dh, carry, dc, gates, c, c0, WhT, da, x, h0, h, WxT, dx, dW, some, space, across, active, meeting, part, parts
+):
+    """The gradients of a sequence, from the last step to the first, and after so many steps those of x and the weights.
 
-    dh (T, N, H) has contiguous rows, WhT (4H, H) any strides. Threads divide the work as in `forward`. `space` is as
-    `backward_space` says.
+    `carry`, `dc` (N, H): the gradients of h and c behind the last step, then before the first. dx (T, N, D) and dW (D +
+    H + 1, 4H), of Wx, Wh and b, are left out where they have no elements. da of some steps is given up for that of the
+    steps before, while it is in the cache; with da (T, N, 4, H), it is kept, `some` are all steps, and that is all.
+
+    dh (T, N, H) has contiguous rows, x, WhT (4H, H) and WxT (4H, D) any strides. Threads divide the recurrence as in
+    `forward`, the first `active` of them; the products are divided among all. `space` is as `backward_space` says.
 
     Of one row, da @ WhT is dot products with the rows of Wh, which need not be rearranged, but begin at whole vectors.
     """
     begin(meeting, part)
-    (T, N, _, H), size = gates.shape, gates.itemsize
-    wide, K = BYTES // size, 4 * H
-    one, bound = da.dtype.type(1), da.dtype.type(BOUND)
+    (T, N, _, H), D, size = gates.shape, x.shape[2], gates.itemsize
+    wide, K, kept = BYTES // size, 4 * H, da.size > 0
+    one, bound = gates.dtype.type(1), gates.dtype.type(BOUND)
     above, dh_t, dh_n = data(dh), dh.strides[0] // size, dh.strides[1] // size
-    dh_, dc_, da_, weights, zeros = data(carry), data(dc), data(da), data(space), K * whole(H, wide) * wide
+    dh_, dc_, weights = data(carry), data(dc), data(space)
+    zeros = whole(H, wide) * wide * whole(K, wide) * wide
+    below = zeros + whole(max(K, D), wide) * wide
+    place = below + (0 if kept else whole(some * N * K, wide) * wide)
+    place += (space.size - place) // parts // wide * wide * part
+    da_, first = (data(da), 0) if kept else (weights, below)
     WhT_k, WhT_j = WhT.strides[0] // size, WhT.strides[1] // size
 
-    n0, n1 = (0, N) if across else share(N, 1, part, parts)
+    n0, n1 = (0, N) if across else share(N, 1, part, min(active, parts))
     j0, j1 = share(H, wide if across else MANY_VECTORS * wide, part, parts)
     row = whole(K, wide) * wide
     if N == 1:
@@ -256,26 +268,43 @@ def backward(dh, carry, dc, gates, c, c0, WhT, da, space, across, meeting, part,
             pack(data(WhT), j * WhT_j, 0, WhT_k, 1, K, weights, j * row, 0, row // wide, row // wide, 0)
     else:
         pack(data(WhT), 0, WhT_k, WhT_j, K, H, weights, j0 * K, j0 // wide, whole(j1, wide), MANY_VECTORS, 0)
-        for j in range(j0, j1):
-            weights[zeros + j] = 0
-    wait(meeting, parts)
+    for j in range(zeros + part, below, parts):
+        weights[j] = 0
+    met = parts
+    wait(meeting, met)
     if not across:
         j0, j1 = 0, H
-    for t in range(T - 1, -1, -1):
-        prev_c, before = (data(c), (t - 1) * N * H) if t > 0 else (data(c0), 0)
-        for n in range(n0, n1):
-            for j in range(j0, j1, wide):
-                x, y = (t * N + n) * H + j, n * H + j
-                cell_gradient(data(gates), 4 * x - 3 * j, H, data(c), x, prev_c, before + y, dh_, y,
-                              above, t * dh_t + n * dh_n + j, dc_, da_, min(wide, j1 - j), one, bound)  # fmt: skip
-        if across:
-            wait(meeting, parts * (T - t + 1))
-        if N > 1:
-            multiply(da_, (t * N + n0) * K, MANY_ROWS * K, K, 1, weights, j0 * K, K,
-                     weights, zeros + j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
-        for turn in range(j0, j1 if N == 1 else j0, wide):
-            j = to_and_fro(turn, j0, j1, wide, t)
-            dots(da_, t * K, weights, j * row, row, K, dh_, j, min(wide, j1 - j))
+    for end in range(T, 0, -some):
+        start = max(0, end - some)
+        for t in range(end - 1, start - 1, -1):
+            prev_c, before = (data(c), (t - 1) * N * H) if t > 0 else (data(c0), 0)
+            a = first + (t - start) * N * K
+            for n in range(n0, n1):
+                for j in range(j0, j1, wide):
+                    x_c, y = (t * N + n) * H + j, n * H + j
+                    cell_gradient(data(gates), 4 * x_c - 3 * j, H, data(c), x_c, prev_c, before + y, dh_, y,
+                                  above, t * dh_t + n * dh_n + j, dc_, da_, a + n * K + j,
+                                  min(wide, j1 - j), one, bound)  # fmt: skip
+            if across:
+                met += parts
+                wait(meeting, met)
+            if N > 1:
+                multiply(da_, a + n0 * K, MANY_ROWS * K, K, 1, weights, j0 * K, K,
+                         weights, zeros + j0, 0, dh_, n0 * H + j0, H, n1 - n0, j1 - j0)  # fmt: skip
+            for turn in range(j0, j1 if N == 1 and n0 < n1 else j0, wide):
+                j = to_and_fro(turn, j0, j1, wide, t)
+                dots(da_, a, weights, j * row, row, K, dh_, j, min(wide, j1 - j))
+        if dW.size:
+            met += parts
+            wait(meeting, met)
+            weight_gradients(data(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, data(h0),
+                             data(h), da_, first, start, end - start, N, D, H, weights, zeros, end < T, data(dW),
+                             weights, place, part, parts)  # fmt: skip
+            if dx.size:
+                product(da_, first, (end - start) * N, K, data(WxT), WxT.strides[0] // size, WxT.strides[1] // size, D,
+                        weights, zeros, data(dx), start * N * D, weights, place, part, parts)  # fmt: skip
+            met += parts
+            wait(meeting, met)
 
 
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
@@ -313,10 +342,14 @@ def forward_space(T, N, D, H, across, parts, itemsize):
     return some, width * (D + H) + parts * whole.py_func(total + some * rows * (total + D), wide) * wide
 
 
-def backward_space(H, itemsize):
-    """WhT in whole vectors of columns, and zeros; or as many whole vectors of rows."""
+def backward_space(T, N, D, H, kept, parts, itemsize):
+    """How many steps to take at a time, about as many as a product does, and the size of `space`: WhT in whole vectors
+    of columns, or of rows; zeros; da, if it is not `kept`; then what each part needs for products."""
     wide = BYTES // itemsize
-    return whole.py_func(H, wide) * wide * (whole.py_func(4 * H, wide) * wide + 1)
+    some = T if kept else max(1, min(T, DEPTH // N))
+    h, k, x, a = (whole.py_func(v, wide) * wide for v in (H, 4 * H, max(4 * H, D), 0 if kept else some * N * 4 * H))
+    each = 0 if kept else max(gradient_space.py_func(D, H, wide, parts), product_space.py_func(D, wide, parts)[1])
+    return some, h * k + x + a + parts * whole.py_func(each, wide) * wide
 
 
 def compile(dtype):
@@ -331,8 +364,6 @@ def compile(dtype):
 
     meeting = types.Array(int64, 1, "C")
     signatures = {
-        product: (given(2, "A"), given(2, "A"), given(1), own(2), own(1), int64, meeting, int64, int64),
-        weight_gradients: (given(3, "A"), given(2), given(3), given(3), own(2), own(1), meeting, int64, int64),
         forward: (
             given(3, "A"),
             given(2, "A"),
@@ -360,12 +391,20 @@ def compile(dtype):
             given(2),
             given(2, "A"),
             own(4),
+            given(3, "A"),
+            given(2),
+            given(3),
+            given(2, "A"),
+            own(3),
+            own(2),
+            int64,
             own(1),
             boolean,
+            int64,
             meeting,
             int64,
             int64,
         ),
     }
     kernels = {f.__name__: compiled(types.void(*arguments), **OPTIONS)(f) for f, arguments in signatures.items()}
-    return kernels | {f.__name__: f for f in (product_space, gradient_space, forward_space, backward_space)}
+    return kernels | {f.__name__: f for f in (forward_space, backward_space)}

@@ -1,4 +1,4 @@
-"""Matrix products, as numba compiles them: packing, panels, and the product of stages one and three.
+"""Matrix products, as numba compiles them: packing, panels, and the products of the gradients.
 
 A matrix that many rows are multiplied with is *packed*: cut into panels of so many `vectors` of columns, each panel
 stored as the tile reads it, k after k. Rows are independent of each other, and so are columns: every element is
@@ -11,9 +11,8 @@ step of k, further.
 
 from numba import njit
 
-from .meeting import begin
-from .tiles import TILES, tile, transpose
-from .vectors import BYTES, data, lanes, load, short_of_line, store
+from .tiles import TILES, ask, tile, transpose
+from .vectors import lanes, load, short_of_line, store
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
 many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
@@ -23,6 +22,9 @@ many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATE
 DEPTH, HEIGHT, SHALLOW = 512, 240, 128
 # Between rearranged blocks of rows, lest all begin in the same set of the cache.
 PAD = 16
+
+# So many rows ahead of the one that is rearranged, memory is asked for.
+AHEAD = 8
 
 # Rows of a matrix read at a time where it is not packed: as many streams of memory.
 STREAMS = 16
@@ -64,6 +66,7 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
                 count = min(wide, end - (j if units else j + v * wide))
                 here = b + (j + v * step) * b_j
                 if b_j == 1:
+                    ask(B, here + min(k0 + AHEAD, K - 1) * b_k)
                     store(packed, to + v * wide, load(B, here + k0 * b_k, count), wide)
                 elif deep == wide and count == wide and k0 + wide <= K:
                     transpose(B, here + k0, b_j, packed, to + v * wide, row)
@@ -77,10 +80,11 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
 
 
 @inlined
-def spread(A, a, step, packed, to, block, count):
-    """One step of k: so many numbers of A, MANY_ROWS to each block."""
+def spread(A, a, next, step, packed, to, block, count):
+    """One step of k: so many numbers of A, MANY_ROWS to each block; what will be, from `next` on, is asked for."""
     for start in range(0, count, MANY_ROWS):
         rows = min(MANY_ROWS, count - start)
+        ask(A, next + start * step)
         if step == 1:
             for r in range(0, rows, lanes(A)):
                 store(packed, to + r, load(A, a + start + r, rows - r), rows - r)
@@ -88,15 +92,6 @@ def spread(A, a, step, packed, to, block, count):
             for r in range(rows):
                 packed[to + r] = A[a + (start + r) * step]
         to += block
-
-
-@inlined
-def pack_rows(A, a, a_row, a_k, packed, to, rows, depth):
-    """Rows of A in blocks of MANY_ROWS, k after k; the size of a block."""
-    block = MANY_ROWS * depth + PAD
-    for k in range(depth):
-        spread(A, a + k * a_k, a_row, packed, to + k * MANY_ROWS, block, rows)
-    return block
 
 
 @inlined
@@ -179,94 +174,73 @@ def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
             store(out, y, load(before, z, right) + tail, right)
 
 
-def product_space(M, K, N, parts, itemsize):
-    """How many parts divide the columns, the others the rows, and the size of `space`: for each part, DEPTH rows of its
-    columns of B, and HEIGHT rows of A."""
-    wide = BYTES // itemsize
-    across = min(parts, max(1, N // (2 * MANY_VECTORS * wide)))
+@inlined
+def product_space(N, wide, parts):
+    """How many parts divide the columns, the others the rows; and what each needs: DEPTH rows of its columns of B."""
+    panel = MANY_VECTORS * wide
+    across = min(parts, max(1, N // (2 * panel)))
     while parts % across:
         across -= 1
-    panels = -(-N // (MANY_VECTORS * wide))
-    columns, rows = -(-panels // across) * MANY_VECTORS * wide, -(-min(HEIGHT, M) // MANY_ROWS)
-    depth = min(DEPTH, K)
-    return across, parts * whole.py_func(depth * columns + rows * (MANY_ROWS * depth + PAD), wide) * wide
+    return across, DEPTH * whole(whole(N, panel), across) * panel
 
 
-def product(A, B, bias, out, space, across, meeting, part, parts):
-    """out (M, N) = A (M, K) @ B (K, N) + bias (N), A and B with any strides; `across` and `space` are those of
-    `product_space`."""
-    begin(meeting, part)
-    across = min(across, parts)
-    (M, K), N, size = A.shape, B.shape[1], A.itemsize
-    wide = BYTES // size
-    a_row, a_k, b_k, b_j = A.strides[0] // size, A.strides[1] // size, B.strides[0] // size, B.strides[1] // size
+@inlined
+def product(A, a, M, K, B, b_k, b_j, N, zeros, zero, out, y, packed, place, part, parts):
+    """out (M, N) = A (M, K) @ B (K, N), B with any strides; N zeros, and a part's `place`, are in memory already."""
+    wide = lanes(A)
+    across, _ = product_space(N, wide, parts)
     first, last = share(N, MANY_VECTORS * wide, part % across, across)
     top, bottom = share(M, 1, part // across, parts // across)
-    left, right, base, y, packed = data(A), data(B), data(bias), data(out), data(space)
-    columns = space.size // parts // wide * wide * part
-    rows = columns + min(DEPTH, K) * whole(last - first, wide) * wide
     for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)
-        pack(right, k * b_k, b_k, b_j, depth, N, packed, columns, first // wide, whole(last, wide), MANY_VECTORS, 0)
+        pack(B, k * b_k, b_k, b_j, depth, N, packed, place, first // wide, whole(last, wide), MANY_VECTORS, 0)
         for row in range(top, bottom, HEIGHT):
-            a, here, count = row * a_row + k * a_k, row * N + first, min(HEIGHT, bottom - row)
-            before, z, z_row = (base, first, 0) if k == 0 else (y, here, N)
-            if a_k == 1:
-                multiply(left, a, MANY_ROWS * a_row, a_row, 1, packed, columns, depth,
-                         before, z, z_row, y, here, N, count, last - first)  # fmt: skip
-            else:
-                block = pack_rows(left, a, a_row, a_k, packed, rows, count, depth)
-                multiply(packed, rows, block, 1, MANY_ROWS, packed, columns, depth,
-                         before, z, z_row, y, here, N, count, last - first)  # fmt: skip
+            here, count = y + row * N + first, min(HEIGHT, bottom - row)
+            before, z, z_row = (zeros, zero, 0) if k == 0 else (out, here, N)
+            multiply(A, a + row * K + k, MANY_ROWS * K, K, 1, packed, place, depth,
+                     before, z, z_row, out, here, N, count, last - first)  # fmt: skip
 
 
-def gradient_space(D, H, parts, itemsize):
-    """The size of `space` of `weight_gradients`: for each part, DEPTH rows of its columns of da, and one of zeros, and
-    rows of x or h."""
-    panel = MANY_VECTORS * (BYTES // itemsize)
-    panels = -(-4 * H // panel)
-    columns, rows = -(-panels // parts) * panel, -(-min(HEIGHT, max(D, H)) // MANY_ROWS)
-    return parts * whole.py_func((DEPTH + 1) * columns + rows * (MANY_ROWS * DEPTH + PAD), panel) * panel
+@inlined
+def gradient_space(D, H, wide, parts):
+    """What each part needs of `weight_gradients`: DEPTH rows of its columns of da, and rows of x or h."""
+    panel = MANY_VECTORS * wide
+    columns, rows = whole(whole(4 * H, panel), parts) * panel, whole(min(HEIGHT, max(D, H)), MANY_ROWS)
+    return DEPTH * columns + rows * (MANY_ROWS * DEPTH + PAD)
 
 
-def weight_gradients(x, h0, h, da, dW, space, meeting, part, parts):
-    """dW (D + H + 1, 4H): the sums over t and n of x_t, h_{t-1} and 1, times da_t. Parts divide the columns.
-
-    x (T, N, D) has any strides, h (T, N, H), h0 (N, H) and da (T, N, 4H) are contiguous.
-    """
-    begin(meeting, part)
-    (T, N, D), H, size = x.shape, h.shape[2], x.itemsize
-    K, wide, total = T * N, BYTES // size, 4 * H
-    x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+@inlined
+def weight_gradients(x, x_t, x_n, x_d, h0, h, da, a, start, steps, N, D, H, zeros, zero, before, dW, packed, place,
+                     part, parts):  # fmt: skip
+    """dW (D + H + 1, 4H) = what was there `before`, or zeros, and the sums over so many steps and n of x_t, h_{t-1} and
+    1, times da_t. Parts divide the columns."""
+    wide, K, total = lanes(da), steps * N, 4 * H
     first, last = share(total, MANY_VECTORS * wide, part, parts)
-    right, y, packed = data(da), data(dW), data(space)
-    columns = space.size // parts // wide * wide * part
-    zeros = columns + min(DEPTH, K) * whole(last - first, wide) * wide
-    left = zeros + whole(last - first, wide) * wide
-    for j in range(zeros, left):
-        packed[j] = 0
+    left = place + DEPTH * whole(last - first, wide) * wide
     for k in range(0, K if first < last else 0, DEPTH):
         depth = min(DEPTH, K - k)
         block = MANY_ROWS * depth + PAD
-        pack(
-            right, k * total, total, 1, depth, total, packed, columns, first // wide, whole(last, wide), MANY_VECTORS, 0
-        )
+        pack(da, a + k * total, total, 1, depth, total, packed, place,
+             first // wide, whole(last, wide), MANY_VECTORS, 0)  # fmt: skip
         for source in range(3):
             top, features = (0, D) if source == 0 else (D, H) if source == 1 else (D + H, 1)
             for row in range(0, features, HEIGHT):
                 rows = min(HEIGHT, features - row)
-                for step in range(depth):
-                    t, n = (k + step) // N, (k + step) % N
-                    to = left + step * MANY_ROWS
+                t, n, later, other = start + k // N, k % N, start + (k + AHEAD) // N, (k + AHEAD) % N
+                for to in range(left, left + depth * MANY_ROWS, MANY_ROWS):
                     if source == 0:
-                        spread(data(x), t * x_t + n * x_n + row * x_d, x_d, packed, to, block, rows)
+                        next = later * x_t + other * x_n + row * x_d
+                        spread(x, t * x_t + n * x_n + row * x_d, next, x_d, packed, to, block, rows)
                     elif source == 2:
                         packed[to] = 1
                     elif t == 0:
-                        spread(data(h0), n * H + row, 1, packed, to, block, rows)
+                        spread(h0, n * H + row, n * H + row, 1, packed, to, block, rows)
                     else:
-                        spread(data(h), ((t - 1) * N + n) * H + row, 1, packed, to, block, rows)
+                        next = ((later - 1) * N + other) * H + row
+                        spread(h, ((t - 1) * N + n) * H + row, next, 1, packed, to, block, rows)
+                    t, n = (t, n + 1) if n + 1 < N else (t + 1, 0)
+                    later, other = (later, other + 1) if other + 1 < N else (later + 1, 0)
                 here = (top + row) * total + first
-                before, z, z_row = (packed, zeros, 0) if k == 0 else (y, here, total)
-                multiply(packed, left, block, 1, MANY_ROWS, packed, columns, depth,
-                         before, z, z_row, y, here, total, rows, last - first)  # fmt: skip
+                source_of_sums, z, z_row = (dW, here, total) if before or k else (zeros, zero, 0)
+                multiply(packed, left, block, 1, MANY_ROWS, packed, place, depth,
+                         source_of_sums, z, z_row, dW, here, total, rows, last - first)  # fmt: skip

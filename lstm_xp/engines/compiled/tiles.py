@@ -31,6 +31,17 @@ def _mixed(builder, first, second, order):
 
 
 @intrinsic
+def ask(typing, pointer, offset):
+    """Ask for memory that is read soon: where what comes next is not just behind, no processor guesses it."""
+
+    def generate(context, builder, signature, arguments):
+        _prefetch(builder, builder.gep(arguments[0], [arguments[1]]), 0, 3)
+        return context.get_dummy_value()
+
+    return types.void(pointer, offset), generate
+
+
+@intrinsic
 def transpose(typing, A, a, a_row, out, y, y_row):
     """A square of as many rows as a vector has lanes, from A into out, transposed; offsets and steps as in `tile`."""
 
