@@ -16,6 +16,7 @@ from .products import (
     MANY_ROWS,
     MANY_VECTORS,
     OPTIONS,
+    add_gates,
     gradient_space,
     inlined,
     multiply,
@@ -150,13 +151,16 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     width, vectors = GATES * wide, whole(H, wide)  # of units
     one, bound, big = h.dtype.type(1), h.dtype.type(BOUND), h.dtype.type(BIG)
     pre, states, cells, room = data(gates), data(h), data(c), data(space)
-    Wx_at, Wh_at = 0, vectors * width * D
-
-    v0, v1 = share(vectors, 1, part, parts)
     x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
+
+    # With few rows, two vectors of units are multiplied at once: the sums of one would wait for each other.
+    few = (N if across else whole(N, parts)) <= FEW_ROWS
+    pair = 2 if few else 1
+    v0, v1 = share(vectors, pair, part, parts)
+    pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
+    Wx_at, bias = vectors * width * H, vectors * width * (D + H)
     pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
-    pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, Wh_at + v0 * width * H, 4 * v0, 4 * v1, GATES, H)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     if not across:
         wait(meeting, parts)
@@ -169,7 +173,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     by_rows = rows >= ABREAST
     at_once, group = (ABREAST, 1) if by_rows else (1, ABREAST)
 
-    bias = vectors * width * (D + H) + (space.size - vectors * width * (D + H)) // parts // wide * wide * part
+    bias += (space.size - bias) // parts // wide * wide * part
     made = bias + total
     entered = made + some * rows * total
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
@@ -178,36 +182,47 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
         if D:
             gather(data(x), x_t, x_n, x_d, t0, steps, n0, n1, D, room, entered)
         for v in range(v0, v1 if D else v0):
-            z = made + (v - v0) * steps * rows * width
+            begins = v0 + (v - v0) // group * group
+            row = min(group, v1 - begins) * width
+            z = made + (begins - v0) * steps * rows * width + (v - begins) * width
             multiply_gates(room, entered, D, room, Wx_at + v0 * width * D, Wx_at + v * width * D, total * D,
-                           room, bias + (v - v0) * width, 0, room, z, steps * rows)  # fmt: skip
+                           room, bias + (v - v0) * width, 0, room, z, row, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
             before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
             prev, next = (before, after) if c.shape[0] > 1 else (n0 * H, n0 * H)
             for turn in range(0, v1 - v0, group):
-                begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if rows <= FEW_ROWS else turn)
+                begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if few else turn)
                 ends = min(begins + group, v1)
-                for v in range(begins, ends):
-                    z, unit = made + ((v - v0) * steps + t - t0) * rows * width, v * wide
-                    count = min(wide, H - unit)
-                    for r in range(0 if D else rows):
-                        for gate in range(4):
-                            a = ((t * N + n0 + r) * 4 + gate) * H + unit
-                            store(room, z + r * width + gate * wide, load(pre, a, count), wide)
-                    for r in range(rows if lengths.size else 0):
-                        if t >= lengths[n0 + r]:
-                            saturate(room, z + r * width, wide, big)
-                    first, here = Wh_at + v0 * width * H, Wh_at + v * width * H
-                    multiply_gates(states, before, H, room, first, here, total * H, room, z, width, room, z, rows)
+                row = (ends - begins) * width
+                top = made + (begins - v0) * steps * rows * width + (t - t0) * rows * row
+                for place in range(begins, ends, pair):
+                    v = to_and_fro(place, begins, ends, pair, t) if few else place
+                    several = min(pair, ends - v)
+                    z = top + (v - begins) * width
                     for r in range(rows):
-                        y = r * H + unit
-                        cell(room, z + r * width, wide, cells, prev + y, cells, next + y,
-                             pre, 4 * before + 3 * r * H + y, H, keep, count, one, bound)  # fmt: skip
-                o, unit = made + ((begins - v0) * steps + t - t0) * rows * width + 2 * wide, begins * wide
+                        for u in range(several if D == 0 or lengths.size else 0):
+                            y, unit = z + r * row + u * width, (v + u) * wide
+                            for gate in range(0 if D else 4):
+                                a = ((t * N + n0 + r) * 4 + gate) * H + unit
+                                store(room, y + gate * wide, load(pre, a, min(wide, H - unit)), wide)
+                            if lengths.size and t >= lengths[n0 + r]:
+                                saturate(room, y, wide, big)
+                    if few:
+                        add_gates(states, before, H, room, v * width * H, room, z, row, rows, several)
+                    else:
+                        multiply_gates(states, before, H, room, v0 * width * H, v * width * H, total * H,
+                                       room, z, row, room, z, row, rows)  # fmt: skip
+                    for r in range(rows):
+                        for u in range(several):
+                            y = r * H + (v + u) * wide
+                            cell(room, z + r * row + u * width, wide, cells, prev + y, cells, next + y,
+                                 pre, 4 * before + 3 * r * H + y, H, keep, min(wide, H - (v + u) * wide),
+                                 one, bound)  # fmt: skip
+                unit = begins * wide
                 for r in range(0, rows, at_once):
                     y = r * H + unit
                     several = min(at_once, rows - r) if by_rows else ends - begins
-                    outputs(room, o + r * width, width if by_rows else steps * rows * width, cells, next + y,
+                    outputs(room, top + r * row + 2 * wide, width, cells, next + y,
                             states, after + y, H if by_rows else wide, several, H - unit, 0 if by_rows else wide,
                             one, bound)  # fmt: skip
             if across:
@@ -334,12 +349,12 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
 def forward_space(T, N, D, H, across, parts, itemsize):
     """How many steps to take at a time, and the size of `space`: the packed weights; then for each part its bias, the
     pre-activations of so many steps of its rows, and x there. All but x begins at whole vectors."""
-    vectors = -(-H * itemsize // BYTES)
-    rows, units = (N, -(-vectors // parts)) if across else (-(-N // parts), vectors)
-    total, width = units * GATES * (BYTES // itemsize), vectors * GATES * (BYTES // itemsize)
+    vectors, wide = -(-H * itemsize // BYTES), BYTES // itemsize
+    rows, units = (N, -(-vectors // (2 * parts)) * 2) if across else (-(-N // parts), vectors)
+    total, width = units * GATES * wide, GATES * wide
     some = max(1, min(T, ROOM // (rows * total)))
-    wide = BYTES // itemsize
-    return some, width * (D + H) + parts * whole.py_func(total + some * rows * (total + D), wide) * wide
+    each = whole.py_func(total + some * rows * (total + D), wide) * wide
+    return some, vectors * width * (D + H) + parts * each
 
 
 def backward_space(T, N, D, H, kept, parts, itemsize):

@@ -15,7 +15,8 @@ from .tiles import TILES, ask, tile, transpose
 from .vectors import lanes, load, short_of_line, store
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
-many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
+many, few = tile(MANY_ROWS, MANY_VECTORS), tile(FEW_ROWS, FEW_VECTORS)
+of_gates, of_pairs = tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, 2 * GATES, GATES)
 
 # A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows; a
 # tile so many steps, whose columns stay in the first-level cache for the rows that follow.
@@ -61,10 +62,10 @@ def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
             several = min(vectors, last - start)
             row = several * wide
             to = place + (start - first) * wide * K + k0 * row
-            j, step, end = (start // 4 * wide, units, units) if units else (start * wide, wide, M)
             for v in range(several):
-                count = min(wide, end - (j if units else j + v * wide))
-                here = b + (j + v * step) * b_j
+                j = (start + v) // 4 * wide if units else (start + v) * wide
+                count = min(wide, (units or M) - j)
+                here = b + (j + (start + v) % 4 * units) * b_j
                 if b_j == 1:
                     ask(B, here + min(k0 + AHEAD, K - 1) * b_k)
                     store(packed, to + v * wide, load(B, here + k0 * b_k, count), wide)
@@ -121,29 +122,31 @@ def multiply(A, a, a_block, a_row, a_k, packed, place, K, base, z, z_row, out, y
 
 
 @inlined
-def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, rows):
-    """The same for the four gates of one vector of units: rows of A, base and out follow each other.
+def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, y_row, rows):
+    """The same for the four gates of one vector of units: rows of A follow each other.
 
     The weights of all units that are wanted begin at `first`, `total` of them, these at `here`.
     """
-    width = GATES * lanes(A)
-    if rows <= FEW_ROWS:
-        for k in range(0, K, SHALLOW):
-            before, source, row = (base, z, z_row) if k == 0 else (out, y, width)
-            of_gates(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
-                     before, source, row, out, y, width, rows, width)  # fmt: skip
-        return
-    blocks = whole(rows, GATE_ROWS)
+    width, blocks = GATES * lanes(A), whole(rows, GATE_ROWS)
     height = whole(rows, blocks)  # blocks of nearly the same size
     ahead_k = min(lanes(A), width // blocks + 1) if rows > FEW_ROWS else 0
     for k in range(0, K, SHALLOW):
         depth, right = min(SHALLOW, K - k), here + k * width
         ahead = first + (right - first + depth * width) % total
-        before, source, row = (base, z, z_row) if k == 0 else (out, y, width)
+        before, source, row = (base, z, z_row) if k == 0 else (out, y, y_row)
         for n in range(0, rows, height):
             of_gates(A, a + n * K + k, K, 1, packed, right, width, depth, ahead, ahead_k, before, source + n * row, row,
-                     out, y + n * width, width, min(height, rows - n), width)  # fmt: skip
+                     out, y + n * y_row, y_row, min(height, rows - n), width)  # fmt: skip
             ahead += ahead_k * depth
+
+
+@inlined
+def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
+    """out += A @ B for few rows, and the four gates of so many vectors of units side by side, two at most."""
+    width = units * GATES * lanes(A)
+    for k in range(0, K, SHALLOW):
+        of_pairs(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
+                 out, y, y_row, out, y, y_row, rows, width)  # fmt: skip
 
 
 @inlined
