@@ -16,6 +16,7 @@ from .products import (
     MANY_ROWS,
     MANY_VECTORS,
     OPTIONS,
+    SHALLOW,
     add_gates,
     gradient_space,
     inlined,
@@ -159,8 +160,9 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     pair = 2 if few else 1
     v0, v1 = share(vectors, pair, part, parts)
     pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
-    Wx_at, bias = vectors * width * H, vectors * width * (D + H)
-    pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
+    Wx_at, again = vectors * width * H, some < T  # what is wanted again is rearranged once
+    if again:
+        pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     if not across:
         wait(meeting, parts)
@@ -173,20 +175,29 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     by_rows = rows >= ABREAST
     at_once, group = (ABREAST, 1) if by_rows else (1, ABREAST)
 
+    bias = Wx_at + (vectors * width * D if again else 0)
     bias += (space.size - bias) // parts // wide * wide * part
     made = bias + total
-    entered = made + some * rows * total
+    first = Wx_at + v0 * width * D if again else made + some * rows * total
+    entered = made + some * rows * total + (0 if again else min(D, SHALLOW) * total)
+    block = D if again else SHALLOW
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
     for t0 in range(0, T, some):
         steps = min(some, T - t0)
         if D:
             gather(data(x), x_t, x_n, x_d, t0, steps, n0, n1, D, room, entered)
-        for v in range(v0, v1 if D else v0):
-            begins = v0 + (v - v0) // group * group
-            row = min(group, v1 - begins) * width
-            z = made + (begins - v0) * steps * rows * width + (v - begins) * width
-            multiply_gates(room, entered, D, room, Wx_at + v0 * width * D, Wx_at + v * width * D, total * D,
-                           room, bias + (v - v0) * width, 0, room, z, row, steps * rows)  # fmt: skip
+        for k in range(0, D, block):
+            depth = min(block, D - k)
+            if not again:
+                pack(data(Wx), k * x_k, x_k, x_j, depth, 4 * H, room, first, 4 * v0, 4 * v1, GATES, H)
+            for v in range(v0, v1):
+                begins = v0 + (v - v0) // group * group
+                row = min(group, v1 - begins) * width
+                z = made + (begins - v0) * steps * rows * width + (v - begins) * width
+                base, z_row = (bias + (v - v0) * width, 0) if k == 0 else (z, row)
+                here = first + (v - v0) * width * depth
+                multiply_gates(room, entered + k, D, depth, room, first, here, total * depth,
+                               room, base, z_row, room, z, row, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
             before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
             prev, next = (before, after) if c.shape[0] > 1 else (n0 * H, n0 * H)
@@ -210,7 +221,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
                     if few:
                         add_gates(states, before, H, room, v * width * H, room, z, row, rows, several)
                     else:
-                        multiply_gates(states, before, H, room, v0 * width * H, v * width * H, total * H,
+                        multiply_gates(states, before, H, H, room, v0 * width * H, v * width * H, total * H,
                                        room, z, row, room, z, row, rows)  # fmt: skip
                     for r in range(rows):
                         for u in range(several):
@@ -347,14 +358,17 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
 
 
 def forward_space(T, N, D, H, across, parts, itemsize):
-    """How many steps to take at a time, and the size of `space`: the packed weights; then for each part its bias, the
-    pre-activations of so many steps of its rows, and x there. All but x begins at whole vectors."""
+    """How many steps to take at a time, and the size of `space`: packed Wh, and Wx if it is wanted again; then for each
+    part its bias, the pre-activations of so many steps of its rows, else SHALLOW rows of Wx, and x there. All but x
+    begins at whole vectors."""
     vectors, wide = -(-H * itemsize // BYTES), BYTES // itemsize
     rows, units = (N, -(-vectors // (2 * parts)) * 2) if across else (-(-N // parts), vectors)
     total, width = units * GATES * wide, GATES * wide
     some = max(1, min(T, ROOM // (rows * total)))
-    each = whole.py_func(total + some * rows * (total + D), wide) * wide
-    return some, vectors * width * (D + H) + parts * each
+    packed, own = (H + D, 0) if some < T else (H, min(D, SHALLOW))
+    return some, vectors * width * packed + parts * whole.py_func(
+        total * (1 + own) + some * rows * (total + D), wide
+    ) * wide
 
 
 def backward_space(T, N, D, H, kept, parts, itemsize):

@@ -122,8 +122,8 @@ def multiply(A, a, a_block, a_row, a_k, packed, place, K, base, z, z_row, out, y
 
 
 @inlined
-def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, y_row, rows):
-    """The same for the four gates of one vector of units: rows of A follow each other.
+def multiply_gates(A, a, a_row, K, packed, first, here, total, base, z, z_row, out, y, y_row, rows):
+    """The same for the four gates of one vector of units.
 
     The weights of all units that are wanted begin at `first`, `total` of them, these at `here`.
     """
@@ -135,8 +135,8 @@ def multiply_gates(A, a, K, packed, first, here, total, base, z, z_row, out, y, 
         ahead = first + (right - first + depth * width) % total
         before, source, row = (base, z, z_row) if k == 0 else (out, y, y_row)
         for n in range(0, rows, height):
-            of_gates(A, a + n * K + k, K, 1, packed, right, width, depth, ahead, ahead_k, before, source + n * row, row,
-                     out, y + n * y_row, y_row, min(height, rows - n), width)  # fmt: skip
+            of_gates(A, a + n * a_row + k, a_row, 1, packed, right, width, depth, ahead, ahead_k,
+                     before, source + n * row, row, out, y + n * y_row, y_row, min(height, rows - n), width)  # fmt: skip
             ahead += ahead_k * depth
 
 
