@@ -4,7 +4,7 @@ Shapes, dtypes and devices are read, never values, so nothing is computed and no
 (the one exception: `lengths` given as host integers).
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from operator import index
 from typing import Any, NamedTuple
 
@@ -78,6 +78,8 @@ def itemsize(dtype):
 
 def shape_of(function, name, array):
     """The shape as plain integers; arrays of unknown size (lazy libraries) are refused."""
+    if type(array) is np.ndarray:
+        return array.shape
     try:
         return tuple(map(index, array.shape))
     except (TypeError, ValueError):
@@ -198,6 +200,13 @@ def _rules(h, c, N, D, H):
     }
 
 
+@lru_cache
+def _sequence_shapes(N, T, D, H, like):
+    """The shapes of a sequence's arguments, and which sizes they follow from; kept, for a call takes microseconds."""
+    name, *shape = like
+    return _rules("h0", "c0", N, D, H), f"x {(N, T, D)} and {name} {tuple(shape)}"
+
+
 def _listed(values):
     return ", ".join(f"{name}: {value}" for name, value in values.items())
 
@@ -220,13 +229,13 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     xp, device = one_library(function, required(function, arrays, optional=("h0", "c0", "b")))
     N, T, D = _dimensions(function, "x", x, "(N, T, D)", "For one step (N, D) use lstm_step_forward.")
     if h0 is not None:
-        _, H = _dimensions(function, "h0", h0, "(N, H)")
-        context = f"x {(N, T, D)} and h0 {tuple(h0.shape)}"
+        like = "h0", *_dimensions(function, "h0", h0, "(N, H)")
+        H = like[2]
     else:
-        H, _ = _dimensions(function, "Wh", Wh, "(H, 4*H)")
-        context = f"x {(N, T, D)} and Wh {tuple(Wh.shape)}"
+        like = "Wh", *_dimensions(function, "Wh", Wh, "(H, 4*H)")
+        H = like[1]
     _sizes(function, D=D, H=H)
-    shapes(function, arrays, _rules("h0", "c0", N, D, H), context)
+    shapes(function, arrays, *_sequence_shapes(N, T, D, H, like))
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"{function}: precision must be one of {', '.join(PRECISIONS)}, or None; got {precision!r}.")
     return xp, problem(x, device, H, training, precision, xp)

@@ -116,6 +116,9 @@ def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     return da, dh_t, dc_t
 
 
+copy = np.ndarray.copy
+
+
 @np.errstate(under="ignore")
 def step(x, h, c, Wx, Wh, b):
     dtype = c.dtype if c.dtype.itemsize >= 4 else np.dtype(np.float32)

@@ -30,6 +30,8 @@ WORTH_A_MEETING = 4e5
 ROWS = 4
 # Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes.
 SPARE, KEPT = 2, 1 << 25
+# Lengths where every row has all steps.
+FULL = np.empty(0, np.int64)
 # Bytes of a line of the cache, and of the largest register.
 LINE = 64
 
@@ -66,7 +68,7 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
     code = _code(x.dtype)
     h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
     h[0], c[0] = h0, c0
-    lengths = np.empty(0, np.int64) if lengths is None else np.ascontiguousarray(lengths, np.int64)
+    lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
     across, parts = _divide(code, T, N, H)
     some, size = code.forward_space(T, N, D, H, across, parts, code.dtype.itemsize)
     forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some)
@@ -76,17 +78,17 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     T, N, H = c.shape
-    da, none = np.empty((T, N, 4, H), c.dtype), np.empty((0, 0, 0), c.dtype)
-    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, c[..., :0], c0, c, Wh[:0], none, none[0])
+    da, dx, dW = (np.empty(shape, c.dtype) for shape in ((T, N, 4, H), (0, 0, 0), (0, 0)))
+    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, c[..., :0], c0, c, Wh[:0], dx, dW)
     return da.reshape(T, N, 4 * H), dh0, dc0
 
 
 def gradients(dh, dh_n, dc_n, gates, c, x, h0, c0, h, Wx, Wh, *, need_dx):
     """Stages two and three: da is used up while it is in the cache."""
     T, N, D, H = *x.shape, Wh.shape[0]
-    none = np.empty((0, 0, 0, 0), c.dtype)
-    dx, dW = np.empty((T, N, D), c.dtype) if need_dx else none[0], np.empty((D + H + 1, 4 * H), c.dtype)
-    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, none, x, h0, h, Wx, dx, dW)
+    shapes = (0, 0, 0, 0), (T, N, D) if need_dx else (0, 0, 0), (D + H + 1, 4 * H)
+    da, dx, dW = (np.empty(shape, c.dtype) for shape in shapes)
+    dh0, dc0 = _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW)
     return dx if need_dx else None, dh0, dW[:D], dW[D:-1], dW[-1], dc0
 
 
@@ -127,6 +129,9 @@ def step(x, h, c, Wx, Wh, b):
     except TypeError:  # an array that is not contiguous or not aligned
         return numpy_fused.step(x, h, c, Wx, Wh, b)
     return next_h, next_c
+
+
+copy = np.ndarray.copy
 
 
 def warmup(dtype):

@@ -4,6 +4,8 @@ Arrays are time-major and contiguous; gates and da are (T, N, 4, H). Every kerne
 work. Inside it, arrays are pointers with offsets (`products.py`).
 """
 
+from functools import lru_cache
+
 import numpy as np
 from numba import boolean, from_dtype, int64, njit, types
 
@@ -357,6 +359,7 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     hold(room)
 
 
+@lru_cache
 def forward_space(T, N, D, H, across, parts, itemsize):
     """How many steps to take at a time, and the size of `space`: packed Wh, and Wx if it is wanted again; then for each
     part its bias, the pre-activations of so many steps of its rows, else SHALLOW rows of Wx, and x there. All but x
@@ -371,6 +374,7 @@ def forward_space(T, N, D, H, across, parts, itemsize):
     ) * wide
 
 
+@lru_cache
 def backward_space(T, N, D, H, kept, parts, itemsize):
     """How many steps to take at a time, about as many as a product does, and the size of `space`: WhT in whole vectors
     of columns, or of rows; zeros; da, if it is not `kept`; then what each part needs for products."""

@@ -136,7 +136,8 @@ def multiply_gates(A, a, a_row, K, packed, first, here, total, base, z, z_row, o
         before, source, row = (base, z, z_row) if k == 0 else (out, y, y_row)
         for n in range(0, rows, height):
             of_gates(A, a + n * a_row + k, a_row, 1, packed, right, width, depth, ahead, ahead_k,
-                     before, source + n * row, row, out, y + n * y_row, y_row, min(height, rows - n), width)  # fmt: skip
+                     before, source + n * row, row, out, y + n * y_row, y_row,
+                     min(height, rows - n), width)  # fmt: skip
             ahead += ahead_k * depth
 
 
