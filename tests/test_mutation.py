@@ -79,7 +79,7 @@ MUTANTS = {
     "h_t for h_{t-1} in dWh (compiled)": (
         COMPILED,
         "derivatives",
-        (PRODUCTS, "spread(data(h), ((t - 1) * N + n) * H", "spread(data(h), (t * N + n) * H"),
+        (PRODUCTS, "spread(h, ((t - 1) * N + n) * H", "spread(h, (t * N + n) * H"),
     ),
     "h0 forgotten in dWh (compiled)": (COMPILED, "derivatives", (PRODUCTS, "elif t == 0:", "elif t < 0:")),
     "padding takes part in the recurrence (compiled)": (

@@ -1,13 +1,12 @@
 """The compiled engine of NumPy, beyond the contract that `test_engines.py` holds every engine to.
 
-Here: its products, its functions of one number, its step, arrays of any layout. What concerns threads is in
-`test_numba_threads.py`, what takes another process in `test_numba_processes.py`.
+Here: arrays of any layout, the products of its gradients, its functions of one number, its step. What concerns threads
+is in `test_numba_threads.py`, what takes another process in `test_numba_processes.py`.
 """
 
 import sys
 import types
 from decimal import Decimal, localcontext
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -92,76 +91,79 @@ def test_one_argument_of_another_layout_changes_no_bit(argument, layout):
         assert same_bits(result, expected[name]), name
 
 
-# --- Products: whole numbers are multiplied and added exactly, in whatever order
+# --- The products of the gradients: whole numbers are multiplied and added exactly, in whatever order
 
-ROWS = (0, 1, 5, 6, 7, 8, 9, 241)  # a tile has six or eight rows; 240 are taken at a time
-DEPTHS = (1, 2, 127, 128, 129, 511, 512, 513, 1030)  # 512 are taken at a time, of which a tile takes 128
-COLUMNS = (0, 1, 7, 8, 15, 16, 17, 31, 33, 64, 65, 201)  # of each width of a panel: less, one, more
+# Steps and rows: 512 of them, about, are taken at a time, 512 of a row of many; a tile has six or eight rows.
+ROWS = [(1, 1), (5, 1), (1, 7), (3, 241), (513, 1), (30, 35), (2, 600)]
+# Of each width of a panel: less, one, more; 240 are taken at a time. 4 H = 516 is more than are added up at once.
+SIZES = [
+    (1, 1),
+    (7, 5),
+    (8, 16),
+    (15, 4),
+    (16, 3),
+    (17, 33),
+    (31, 129),
+    (33, 12),
+    (65, 2),
+    (97, 31),
+    (201, 9),
+    (250, 7),
+]
 
 
-def whole(rng, *shape):
-    return rng.integers(-8, 9, shape).astype(float)
+def whole(rng, low, high, *shape):
+    return rng.integers(low, high + 1, shape).astype(float)
 
 
-@pytest.mark.parametrize("rows", ROWS)
+def whole_problem(T, N, D, H):
+    """What `gradients` takes, such that every da is a whole number: of no forward pass, but that does not matter."""
+    rng = np.random.default_rng(T * N * D)
+    i, o, g = (whole(rng, -1, 2, T, N, H) for _ in range(3))
+    f = -(whole(rng, 0, 3, T, N, H) == 0).astype(float)
+    c, c0 = (20 * whole(rng, -1, 1, *shape, H) for shape in ((T, N), (N,)))  # tanh of which is 1, 0, -1
+    dh, x, h0, h = (whole(rng, -1, 1, *shape) for shape in ((T, N, H), (T, N, D), (N, H), (T, N, H)))
+    dh_n, dc_n = (whole(rng, -1, 1, N, H) for _ in range(2))
+    Wx, Wh = whole(rng, -1, 1, D, 4 * H), np.zeros((H, 4 * H))
+    return dh, dh_n, dc_n, np.concatenate([i, f, o, g], axis=-1), c, x, h0, c0, h, Wx, Wh
+
+
+def whole_gradients(dh, dh_n, dc_n, gates, c, x, h0, c0, h, Wx, Wh):
+    """What comes of it: dx, dh0, dWx, dWh, db, dc0."""
+    da, dh0, dc0 = engines.load("array_api").backward(dh, dh_n, dc_n, gates, c, c0, Wh)
+    prev_h = np.concatenate([h0[None], h[:-1]])
+    return da @ Wx.T, dh0, *(np.einsum("tnk,tnj->kj", v, da) for v in (x, prev_h)), da.sum((0, 1)), dc0
+
+
+@pytest.mark.parametrize("rows", ROWS, ids=str)
 @dtypes
-def test_products_of_all_sizes(rows, dtype):
-    rng = np.random.default_rng(rows)
-    for depth in DEPTHS:
-        for columns in COLUMNS:
-            A, B, bias = whole(rng, rows, depth), whole(rng, depth, columns), whole(rng, columns)
-            a, b, c = (v.astype(dtype) for v in (A, B, bias))
-            for left in (a, np.asfortranarray(a)):
-                assert same_bits(numpy_numba.product(left, b, c), (A @ B + bias).astype(dtype)), (depth, columns)
-            assert same_bits(numpy_numba.product(a, np.asfortranarray(b)), (A @ B).astype(dtype)), (depth, columns)
+def test_gradients_of_whole_numbers_are_exact(dtype, rows):
+    for sizes in SIZES:
+        problem = whole_problem(*rows, *sizes)
+        expected = [v.astype(dtype) for v in whole_gradients(*problem)]
+        arrays = [v.astype(dtype) for v in problem]
+        for need_dx in (True, False):
+            results = numpy_numba.gradients(*arrays, need_dx=need_dx)
+            assert need_dx or results[0] is None
+            for result, value in zip(results[1 - need_dx :], expected[1 - need_dx :], strict=True):
+                assert np.array_equal(result, value), sizes
+        da, *_ = numpy_numba.backward(*arrays[:5], arrays[7], arrays[10])
+        assert np.array_equal(da, engines.load("array_api").backward(*problem[:5], problem[7], problem[10])[0])
 
 
-@pytest.mark.parametrize("right", LAYOUTS)
-@pytest.mark.parametrize("left", LAYOUTS)
 @dtypes
-def test_products_of_all_layouts(left, right, dtype):
-    rng = np.random.default_rng(0)
-    A, B, bias = whole(rng, 13, 521), whole(rng, 521, 71), whole(rng, 71)
-    expected = (A @ B + bias).astype(dtype)
-    a, b = LAYOUTS[left](A.astype(dtype)), LAYOUTS[right](B.astype(dtype))
-    before = a.tobytes(), b.tobytes()
-    for c in (layout(bias.astype(dtype)) for layout in LAYOUTS.values()):
-        assert same_bits(numpy_numba.product(a, b, c), expected)
-    assert (a.tobytes(), b.tobytes()) == before
-
-
-@pytest.mark.parametrize("sizes", [(1, 1, 3, 1), (170, 3, 2, 9), (90, 13, 250, 33)], ids=str)  # 512 steps at a time
-@dtypes
-def test_gradients_of_weights_are_sums_over_all_steps(dtype, sizes):
-    T, N, D, H = sizes
-    rng = np.random.default_rng(0)
-    x, h0, h, da = whole(rng, T, N, D), whole(rng, N, H), whole(rng, T, N, H), whole(rng, T, N, 4 * H)
-    left = np.concatenate([x, [h0, *h[:-1]], np.ones((T, N, 1))], axis=-1)
-    expected = np.einsum("tnk,tnj->kj", left, da).astype(dtype)
-    for order in ("C", "F"):
-        given = (v.astype(dtype, order=order) for v in (x, h0, h, da))
-        dWx, dWh, db = numpy_numba.weight_gradients(*given)
-        assert same_bits(np.concatenate([dWx, dWh, db[None]]), expected)
-
-
-def test_products_of_repeated_rows_and_columns():
+def test_repeated_rows_and_columns_change_no_bit(dtype):
     """Strides of zero, as broadcasting makes them."""
-    rng = np.random.default_rng(0)
-    A, B = np.broadcast_to(whole(rng, 1, 21), (9, 21)), np.broadcast_to(whole(rng, 21, 1), (21, 70))
-    for a, b in ((A, B), (A, B.copy()), (A.copy(), B), (B.T, A.T), (np.broadcast_to(2.0, (9, 21)), B)):
-        assert same_bits(numpy_numba.product(a, b), a @ b)
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-def test_a_product_is_as_exact_as_the_table_asks(transposed):
-    rng = np.random.default_rng(1)
-    A, B, bias = rng.standard_normal((7, 130)), rng.standard_normal((130, 9)), rng.standard_normal(9)
-    left, right, last = (np.vectorize(Fraction, otypes=[object])(v) for v in (A, B, bias))
-    exact = (left @ right + last).astype(float)
-    assert_close(numpy_numba.product(np.asfortranarray(A) if transposed else A, B, bias), exact)
-    narrow = [v.astype(np.float32) for v in (A, B, bias)]
-    exact = narrow[0].astype(float) @ narrow[1].astype(float) + narrow[2]
-    assert_close(numpy_numba.product(*narrow), exact, like=narrow[2])
+    values = {name: value.astype(dtype) for name, value in random_problem(5, 7, 19, 33).items()}
+    repeated = values | {
+        "x": np.broadcast_to(values["x"][:, :1], values["x"].shape),
+        "Wx": np.broadcast_to(values["Wx"][:1], values["Wx"].shape),
+        "Wh": np.broadcast_to(values["Wh"][:, :1], values["Wh"].shape),
+        "dh": np.broadcast_to(values["dh"][0, 0, 0], values["dh"].shape),
+    }
+    expected = numba_run({name: value.copy() for name, value in repeated.items()})
+    for name, result in numba_run(repeated).items():
+        assert same_bits(result, expected[name]), name
 
 
 # --- The logistic function and tanh

@@ -186,7 +186,7 @@ for N, T, D, H in ((5, 7, 19, 33), (1, 4, 7, 45), (2, 5, 17, 192), (23, 3, 70, 6
     code.threads, numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = lambda: 2, 1.0, 1.0
     two = run(arrays, engine="numpy_numba")
     assert all(same_bits(one[name], two[name]) for name in one), (N, T, D, H)
-for kernel in (code.forward, code.backward, code.product, code.step):
+for kernel in (code.forward, code.backward, code.step):
     print(sum(kernel.stats.cache_hits.values()))
 time.sleep(max(0, before + 1.5 - time.monotonic()))  # a notice that nobody called off comes after a second
 """

@@ -105,7 +105,7 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
     backward = (dh, carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
                 _plain(x), h0, h, _plain(Wx).T, dx, dW, some)  # fmt: skip
-    _run(code, parts, size, lambda space, *share: code.backward(*backward, space, across, active, *share))
+    _run(code, parts, size, lambda space, *share: code.backward(*backward, space, active, across, *share))
     return carry, dc
 
 
