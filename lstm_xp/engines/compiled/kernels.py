@@ -170,7 +170,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
         wait(meeting, parts)
         v0, v1 = 0, vectors
     rows, total = n1 - n0, (v1 - v0) * width
-    if rows == 0 or total == 0:
+    if rows == 0:
         return
 
     # h is computed for some rows at a time, or where there are few, for some vectors of units, once they are there.
