@@ -85,7 +85,7 @@ MUTANTS = {
     "padding takes part in the recurrence (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "if t >= lengths[n0 + r]:", "if t > lengths[n0 + r]:"),
+        (KERNELS, "t >= lengths[n0 + r]:", "t > lengths[n0 + r]:"),
     ),
     "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
     "carry of dprev_c lost (fused)": (
