@@ -254,6 +254,13 @@ STEP = [
     ({"state": State(HIDDEN.astype("float32"), CELL)}, TypeError, "LSTM.step: all arrays must share one dtype"),
     ({"state": State(HIDDEN, CELL.astype("float32"))}, TypeError, "LSTM.step: all arrays must share one dtype"),
     ({"params": changed(1, Wh=zeros(H, 4 * H, dtype="float32"))}, TypeError, "LSTM.step: all arrays must share one"),
+    (
+        {"params": LSTM(D, 2 * H, 2).init(dtype="float64"), "state": State(zeros(2, N, 2 * H), zeros(2, N, 2 * H))},
+        ValueError,
+        "LSTM.step: Wx of params[0] (layer 0, forward) must have shape",
+    ),
+    ({"params": changed(0, Wx=zeros(D + 1, 4 * H))}, ValueError, "LSTM.step: Wx of params[0]"),
+    ({"params": changed(1, b=zeros(4 * H + 1))}, ValueError, "LSTM.step: b of params[1]"),
     ({"params": changed(0, b=None)}, ValueError, "LSTM.step: b of params[0] (layer 0, forward) must have shape"),
     ({"params": changed(0, Wp=zeros(H, 2))}, ValueError, "LSTM.step: Wp of params[0] (layer 0, forward) must be None"),
     (
