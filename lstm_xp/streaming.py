@@ -109,7 +109,10 @@ def _stream_of(engine, dtype):
     """The `stream` of the engine for NumPy arrays, which is the same for all sizes; None where it has none."""
     if checks.dtype_name(dtype) not in checks.COMPUTE_DTYPE:
         return None
-    chosen = _engine_of(engine, "numpy", dtype, "cpu", 1, 1, 1)
+    try:
+        chosen = _engine_of(engine, "numpy", dtype, "cpu", 1, 1, 1)
+    except checks.EngineError:  # said behind the checks of the arrays
+        return None
     return chosen.stream(dtype) if hasattr(chosen, "stream") else None
 
 

@@ -292,6 +292,15 @@ def test_integers_are_no_input(options):
         network.forward(params, x, state)
 
 
+def test_a_step_says_what_is_wrong_with_arrays_before_the_engine():
+    network = LSTM(D, H, engine="cupy_fused")
+    params, state = network.init(dtype="float64"), State(HIDDEN[:1], CELL[:1])
+    with pytest.raises(ValueError, match=r"LSTM\.step: x_t must have shape"):
+        network.step(params, zeros(N, D + 1), state)
+    with pytest.raises(EngineError, match="engine 'cupy_fused' cannot run this problem"):
+        network.step(params, zeros(N, D), state)
+
+
 def test_a_step_without_input():
     network = LSTM(D, H)
     with pytest.raises(TypeError, match=r"LSTM\.step: x_t must be an array; got None\."):

@@ -33,7 +33,8 @@ from .vectors import BYTES, clamp, data, expm1, hold, lanes, load, ratio, short_
 # So many pre-activations a thread makes of x at a time: they stay in the second-level cache.
 ROOM = 1 << 17
 
-# A step reads so many rows of its weights, then as many others: steps after each other in opposite orders.
+# A step sums over so many rows of its weights, then over the next ones; every other step in the opposite order, for
+# what was read last is still in the cache.
 DEEP = 64
 # So many vectors of h are computed at once.
 ABREAST = 4
