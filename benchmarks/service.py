@@ -1,4 +1,4 @@
-"""What it costs to serve one trained PyTorch LSTM: with lstm_xp, with onnxruntime, with PyTorch itself.
+"""What it costs to serve one trained PyTorch LSTM: with lstm_xp, with NumPy and a loop, onnxruntime, PyTorch itself.
 
     python -m benchmarks.service [--torch torch==2.13.0] [--out FILE]
 
@@ -24,6 +24,7 @@ WORKER = Path(__file__).with_name("service_worker.py")
 CONTENDERS = {
     "lstm_xp": ["{here}", "safetensors"],
     "lstm_xp + numba": ["{here}[numba]", "safetensors"],
+    "numpy + a loop": ["numpy"],
     "onnxruntime": ["onnxruntime", "numpy"],
     "torch": ["{torch}", "numpy", "safetensors"],
 }

@@ -18,6 +18,7 @@ def make(folder):
     torch.manual_seed(0)
     model = torch.nn.LSTM(D, H, num_layers=2, bidirectional=True, batch_first=True)
     save_file(model.state_dict(), folder / "model.safetensors")
+    np.savez(folder / "model.npz", **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
     x = torch.randn(1, T, D)
     with torch.inference_mode():
         np.savez(folder / "expected.npz", x=x.numpy(), y=model(x)[0].numpy())
@@ -29,6 +30,36 @@ def lstm_xp(folder):
     yield
     network, params = weights.read(folder / "model.safetensors")
     yield lambda x: network.forward(params, x, training=False)[0]
+
+
+def numpy(folder):
+    """A loop written for this one model: what Python and NumPy take by themselves."""
+    import numpy as np
+
+    yield
+    model = dict(np.load(folder / "model.npz"))
+
+    def logistic(z):
+        return 1 / (1 + np.exp(-z))
+
+    def direction(x, name):
+        W, U, *biases = (model[f"{part}_{name}"] for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+        h = c = np.zeros(H, x.dtype)
+        y = []
+        for a in x @ W.T + sum(biases):
+            i, f, g, o = np.split(a + U @ h, 4)
+            c = logistic(f) * c + logistic(i) * np.tanh(g)
+            h = logistic(o) * np.tanh(c)
+            y.append(h)
+        return np.stack(y)
+
+    def answer(x):
+        (y,) = x
+        for name in ("l0", "l1"):
+            y = np.concatenate([direction(y, name), direction(y[::-1], f"{name}_reverse")[::-1]], axis=1)
+        return y[None]
+
+    yield answer
 
 
 def onnxruntime(folder):
@@ -70,7 +101,7 @@ def main(name, folder):
     if name == "make":
         make(folder)
         return
-    stages = {"lstm_xp": lstm_xp, "onnxruntime": onnxruntime, "torch": torch}[name](folder)
+    stages = {"lstm_xp": lstm_xp, "numpy": numpy, "onnxruntime": onnxruntime, "torch": torch}[name](folder)
     import numpy as np
 
     next(stages)

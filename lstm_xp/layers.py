@@ -233,7 +233,7 @@ class LSTM:
         lengths: Array | Sequence[int] | None = None,
         training: bool = True,
         masks: Masks | None = None,
-        rng: np.random.Generator | None = None,
+        rng: "np.random.Generator | None" = None,  # a text: NumPy imports its generators when they are first named
     ) -> tuple[Array, State, LayerCache]:
         """The network over a batch of sequences.
 

@@ -5,14 +5,20 @@ What is right is recognised at a glance; only what is not goes through the check
 
 from functools import lru_cache
 
+import numpy as np
+
 from . import checks, engines, variants
 from .cell import conversions
 from .checks import Problem
-from .parameters import State, check_parameters, check_state, fit, stacked, state_fits, state_shapes
+from .parameters import Direction, State, check_parameters, check_state, fit, stacked, state_fits, state_shapes
 
 
 def step(network, params, x, state):
     """`LSTM.step`."""
+    if type(x) is np.ndarray and type(state) is State:
+        found = _at_once(network, params, x, state)
+        if found is not None:
+            return found
     if state is None or not _fits(network, params, x, state):
         state = _checked(network, params, x, state)
     h, c = state
@@ -26,6 +32,36 @@ def step(network, params, x, state):
         all_h.append(y)
         all_c.append(next_c)
     return y, stacked(all_h, all_c, checks.namespace(x))
+
+
+def _at_once(network, params, x, state):
+    """The step by an engine that looks at the arrays itself; None where there is none, or something is not right."""
+    if not network.plain or network.bidirectional or network.reverse:
+        return None
+    shape, dtype = x.shape, x.dtype
+    take = _stream_of(network.engine, dtype) if isinstance(network.engine, str) else None
+    if take is None or len(shape) != 2 or shape[1] != network.input_size:
+        return None
+    if type(params) is not tuple or len(params) != network.num_layers:
+        return None
+    h, c = state
+    size = len(params), shape[0], network.hidden_size
+    next_h, next_c = np.empty(size, dtype), np.empty(size, dtype)
+    try:
+        for layer, p in enumerate(params):
+            Wx, Wh, b, Wp, peepholes, gain_x, gain_h, gain_c, bias_c = p
+            if type(p) is not Direction or not Wp is peepholes is gain_x is gain_h is gain_c is bias_c is None:
+                return None
+            if (b is None) is network.bias:
+                return None
+            if b is None:
+                b = np.zeros(4 * network.hidden_size, dtype)
+            if not take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
+                return None
+            x = next_h[layer]
+    except (TypeError, ValueError):  # something else than nine arrays, or arrays of another kind
+        return None
+    return x, State(next_h, next_c)
 
 
 def _plain_step(network, p, x, h, c):
@@ -63,15 +99,30 @@ class _Key:
 
 @lru_cache(maxsize=64)
 def _step_of(engine, xp, dtype, device, N, D, H):
-    """The step of the engine for a problem; by itself, of the first that has one and suits."""
-    library = checks.array_library(xp)
+    """The step of the engine for a problem."""
     device = device.device if isinstance(device, _Key) else device
+    return engines.step(_engine_of(engine, checks.array_library(xp), dtype, device, N, D, H))
+
+
+@lru_cache(maxsize=64)
+def _stream_of(engine, dtype):
+    """The `stream` of the engine for NumPy arrays, which is the same for all sizes; None where it has none."""
+    if checks.dtype_name(dtype) not in checks.COMPUTE_DTYPE:
+        return None
+    try:
+        chosen = _engine_of(engine, "numpy", dtype, "cpu", 1, 1, 1)
+    except checks.EngineError:  # said behind the checks of the arrays
+        return None
+    return chosen.stream(dtype) if hasattr(chosen, "stream") else None
+
+
+def _engine_of(engine, library, dtype, device, N, D, H):
+    """The engine for a problem; by itself, the first that has a step and suits."""
     problem = Problem(library, checks.dtype_name(dtype), device, N, 1, D, H, False, "ieee")
     if engine != "auto":
-        return engines.step(engines.choose(engine, problem))
+        return engines.choose(engine, problem)
     able = (engines.load(name) for name in engines.candidates(library))
-    able = (one for one in able if hasattr(one, "step") and not one.refuses(problem) and not one.declines(problem))
-    return next(able).step
+    return next(one for one in able if hasattr(one, "step") and not one.refuses(problem) and not one.declines(problem))
 
 
 def _fits(network, params, x, state):

@@ -254,6 +254,13 @@ STEP = [
     ({"state": State(HIDDEN.astype("float32"), CELL)}, TypeError, "LSTM.step: all arrays must share one dtype"),
     ({"state": State(HIDDEN, CELL.astype("float32"))}, TypeError, "LSTM.step: all arrays must share one dtype"),
     ({"params": changed(1, Wh=zeros(H, 4 * H, dtype="float32"))}, TypeError, "LSTM.step: all arrays must share one"),
+    (
+        {"params": LSTM(D, 2 * H, 2).init(dtype="float64"), "state": State(zeros(2, N, 2 * H), zeros(2, N, 2 * H))},
+        ValueError,
+        "LSTM.step: Wx of params[0] (layer 0, forward) must have shape",
+    ),
+    ({"params": changed(0, Wx=zeros(D + 1, 4 * H))}, ValueError, "LSTM.step: Wx of params[0]"),
+    ({"params": changed(1, b=zeros(4 * H + 1))}, ValueError, "LSTM.step: b of params[1]"),
     ({"params": changed(0, b=None)}, ValueError, "LSTM.step: b of params[0] (layer 0, forward) must have shape"),
     ({"params": changed(0, Wp=zeros(H, 2))}, ValueError, "LSTM.step: Wp of params[0] (layer 0, forward) must be None"),
     (
@@ -283,6 +290,15 @@ def test_integers_are_no_input(options):
         network.step(params, x[:, 0], state)
     with pytest.raises(TypeError, match=r"LSTM\.forward: " + message):
         network.forward(params, x, state)
+
+
+def test_a_step_says_what_is_wrong_with_arrays_before_the_engine():
+    network = LSTM(D, H, engine="cupy_fused")
+    params, state = network.init(dtype="float64"), State(HIDDEN[:1], CELL[:1])
+    with pytest.raises(ValueError, match=r"LSTM\.step: x_t must have shape"):
+        network.step(params, zeros(N, D + 1), state)
+    with pytest.raises(EngineError, match="engine 'cupy_fused' cannot run this problem"):
+        network.step(params, zeros(N, D), state)
 
 
 def test_a_step_without_input():

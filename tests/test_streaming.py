@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from layer_problems import NETWORKS, D, H, N, T, compare, forward, network_of, on, params_of, random_values
 from problems import same_bits, skip_without
 
-from lstm_xp import LSTM, State, lstm_forward, lstm_step_forward, streaming
+from lstm_xp import LSTM, Direction, State, lstm_forward, lstm_step_forward, streaming
 from lstm_xp.engines import numpy_fused
 from lstm_xp.libraries import DTYPES, to_numpy
 
@@ -228,6 +228,36 @@ def test_arrays_of_any_layout(engine, layout):
         y_t, state = network.step(params, layouts(x_t)[layout], State(*(layouts(part)[layout] for part in state)))
         compare({"y": y_t}, {"y": y.astype(np.float64)}, x_t, T)
     compare({"c_n": state.c}, {"c_n": last.c.astype(np.float64)}, x_t, T)
+
+
+@pytest.mark.parametrize("argument", ["x", "h", "c", "Wx", "Wh", "b"])
+@pytest.mark.parametrize("layout", ["Fortran", "strided", "read-only"])
+def test_one_array_of_another_layout(engine, argument, layout):
+    """Of a size that compiled code takes as it lies, where it can."""
+    network = LSTM(20, 16, 2, engine=engine)
+    rng = np.random.default_rng(0)
+    x, *state = (rng.standard_normal(size).astype(np.float32) for size in ((3, 20), (2, 3, 16), (2, 3, 16)))
+    arrays = network.init(seed=1)[1]._asdict() | dict(zip("xhc", (x, *state), strict=True))
+    params = network.init(seed=1)
+    y, last = network.step(params, x, State(*state))
+    arrays[argument] = layouts(arrays[argument])[layout]
+    odd = params[0], Direction(*(arrays[name] for name in ("Wx", "Wh", "b")))
+    found, state = network.step(odd, arrays["x"], State(arrays["h"], arrays["c"]))
+    for one, other in ((found, y), (state.h, last.h), (state.c, last.c)):
+        compare({"y": one}, {"y": other.astype(np.float64)}, x, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_step_has_the_same_bits(engine, rows):
+    """Whichever way the weights are read, of which there are more than are read at a time."""
+    network, rng = LSTM(150, 80, 2, engine=engine), np.random.default_rng(0)
+    x, *state = (rng.standard_normal(size).astype(np.float32) for size in ((rows, 150), (2, rows, 80), (2, rows, 80)))
+    params, state = network.init(seed=1), State(*state)
+    y, (_, c) = network.step(params, x, state)
+    for _ in range(3):
+        again, (_, other) = network.step(params, x, state)
+        assert same_bits(again, y)
+        assert same_bits(other, c)
 
 
 def test_parameters_changed_in_place_are_seen(engine):

@@ -27,6 +27,11 @@ and, if they have something better than the reference engine's,
     copy(v)                                         a state (N, H) in memory of its own
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
+    stream(dtype) -> take                           for NumPy: `take(x, h, c, Wx, Wh, b, next_h, next_c, layer)` is the
+                                                    step of one of several layers, for which it looks at the arrays
+                                                    itself: h, c, next_h and next_c are (layers, N, H). True; or False,
+                                                    and nothing done, where something is not as it should be. None: it
+                                                    has none for this dtype
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
                                                     module itself is the one for 'ieee'

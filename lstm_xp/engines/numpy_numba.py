@@ -8,7 +8,7 @@ products of the other stages run in the same way, so that no second pool of thre
 import sys
 from collections import deque
 from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from threading import Timer
 from types import SimpleNamespace
@@ -110,25 +110,28 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
 
 
 def step(x, h, c, Wx, Wh, b):
-    (N, D), columns = x.shape, Wx.shape[1]
-    code, H = _code(x.dtype), columns // 4
-    b = np.zeros(columns, code.dtype) if b is None else b
-    # By identity, which takes half as long: NumPy has one object for each dtype of this processor's order of bytes.
-    if columns % code.lanes or not code.dtype is x.dtype is h.dtype is c.dtype is Wx.dtype is Wh.dtype is b.dtype:
-        return numpy_fused.step(x, h, c, Wx, Wh, b)
-    next_h, next_c = np.empty((N, H), code.dtype), np.empty((N, H), code.dtype)
-    try:
-        # A few rows take as long as eight: the time is that of reading the weights.
-        if 2 * max(N, 8) * columns * (D + H) < WORTH_A_THREAD or H % code.lanes:
-            code.step(x, h, c, Wx, Wh, b, next_h, next_c, code.alone, 0, 1)
-        elif N == 1:  # a BLAS reads large weights faster
-            return numpy_fused.step(x, h, c, Wx, Wh, b)
-        else:
+    (N, H), arrays = h.shape, (x, h, c, Wx, Wh, *(() if b is None else (b,)))
+    take = stream(x.dtype)
+    if take and all(v.dtype is x.dtype and v.flags.aligned for v in arrays):
+        code = _code(x.dtype)
+        b = np.zeros(4 * H, x.dtype) if b is None else b
+        next_h, next_c = np.empty((1, N, H), x.dtype), np.empty((1, N, H), x.dtype)
+        arguments = x, h[None], c[None], Wx, Wh, b, next_h, next_c
+        if take(*arguments, 0):
+            return next_h[0], next_c[0]
+        # For a single row, a BLAS reads large weights faster.
+        if N > 1 and H % code.lanes == 0 and all(v.flags.c_contiguous for v in arrays):
             parts = min(code.threads(), H // code.lanes)
-            code.pool.run(lambda *share: code.step(x, h, c, Wx, Wh, b, next_h, next_c, *share), parts)
-    except TypeError:  # an array that is not contiguous or not aligned
-        return numpy_fused.step(x, h, c, Wx, Wh, b)
-    return next_h, next_c
+            code.pool.run(lambda *share: code.step(*arguments, *share), parts)
+            return next_h[0], next_c[0]
+    return numpy_fused.step(x, h, c, Wx, Wh, b)
+
+
+def stream(dtype):
+    if dtype.name not in DTYPES or not dtype.isnative:
+        return None
+    code = _code(dtype)
+    return partial(code.stream, code.turns, int(WORTH_A_THREAD))
 
 
 copy = np.ndarray.copy
@@ -214,7 +217,7 @@ def _code(dtype):
         dtype=dtype,
         lanes=lanes,
         spare=deque(maxlen=SPARE),
+        turns=np.zeros(1, np.int64),
         threads=threads.limit,
         pool=threads.pool,
-        alone=threads.ALONE,
     )

@@ -12,6 +12,7 @@ Each file is one component, and can be used alone with the arrays of any library
     evaluation.py    bits per byte of a text; what general compressors need for it
     sampling.py      text from a model, one step at a time
     checkpoints.py   files of weights, whole or not at all
+    formats.py       what those files are called in their metadata
     runs.py          the directory of a run: checkpoint, weights, history, curve
     settings.py      the settings of a run
     devices.py       the array library of a device

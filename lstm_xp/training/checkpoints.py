@@ -14,12 +14,11 @@ from lstm_xp.libraries import to_numpy
 
 from . import model
 from .errors import UserError
+from .formats import CHECKPOINT_FORMAT, MODEL_FORMAT
 from .loop import TrainingState
 from .optimizers import OPTIMIZERS
 from .settings import Settings
 
-MODEL_FORMAT = "lstm-xp byte model 1"
-CHECKPOINT_FORMAT = "lstm-xp checkpoint 1"
 _KEY = "lstm_xp"
 
 

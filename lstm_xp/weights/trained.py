@@ -7,7 +7,7 @@ import re
 
 from ..layers import LSTM
 from ..parameters import Direction
-from ..training.checkpoints import CHECKPOINT_FORMAT, MODEL_FORMAT
+from ..training.formats import CHECKPOINT_FORMAT, MODEL_FORMAT
 from . import containers, tensors
 
 PREFIXES = {MODEL_FORMAT: "", CHECKPOINT_FORMAT: "parameter."}

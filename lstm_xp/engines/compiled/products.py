@@ -15,8 +15,7 @@ from .tiles import TILES, ask, tile, transpose
 from .vectors import lanes, load, short_of_line, store
 
 (MANY_ROWS, MANY_VECTORS), (GATE_ROWS, GATES), (FEW_ROWS, FEW_VECTORS) = TILES
-many, few = tile(MANY_ROWS, MANY_VECTORS), tile(FEW_ROWS, FEW_VECTORS)
-of_gates, of_pairs = tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, 2 * GATES, GATES)
+many, of_gates, few = tile(MANY_ROWS, MANY_VECTORS), tile(GATE_ROWS, GATES, GATES), tile(FEW_ROWS, FEW_VECTORS)
 
 # A product takes so many steps of k at a time, whose columns then stay in the second-level cache, and so many rows; a
 # tile so many steps, whose columns stay in the first-level cache for the rows that follow.
@@ -26,9 +25,8 @@ PAD = 16
 
 # So many rows ahead of the one that is rearranged, memory is asked for.
 AHEAD = 8
-
 # Rows of a matrix read at a time where it is not packed: as many streams of memory.
-STREAMS = 16
+STREAMS = 8
 
 # numba: 1/0 is inf, as in NumPy; products and sums may become one operation.
 OPTIONS = {"error_model": "numpy", "fastmath": {"contract"}}
@@ -146,36 +144,37 @@ def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
     """out += A @ B for few rows, and the four gates of so many vectors of units side by side, two at most."""
     width = units * GATES * lanes(A)
     for k in range(0, K, SHALLOW):
-        of_pairs(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
-                 out, y, y_row, out, y, y_row, rows, width)  # fmt: skip
+        few(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
+            out, y, y_row, out, y, y_row, rows, width)  # fmt: skip
 
 
 @inlined
-def multiply_rows(A, K, B, base, z_row, out, N, columns, first, last):
-    """out = base + A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory.
+def multiply_rows(A, a, a_row, a_k, B, b, K, zeros, out, y, N, columns, first, last):
+    """out = A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory.
 
-    Rows and ranges are whole vectors. Where they do not begin at a line of the cache, vectors begin behind it, and what
-    is left over on both sides comes last.
+    Rows and ranges are whole vectors; at `zeros`, `out` has a row of zeros. Where rows do not begin at a line of the
+    cache, vectors begin behind it, and what is left over on both sides comes last.
     """
     left = short_of_line(B)
     right = lanes(A) - left if left else 0
     for k in range(0, K, STREAMS):
         depth = min(STREAMS, K - k)
-        before, row = (base, z_row) if k == 0 else (out, columns)
+        z, row = (zeros, 0) if k == 0 else (y, columns)
         for j in range(first + left, last - right, FEW_VECTORS * lanes(A)):
-            width, b = min(FEW_VECTORS * lanes(A), last - right - j), k * columns + j
+            width, here = min(FEW_VECTORS * lanes(A), last - right - j), b + k * columns + j
             for n in range(0, N, FEW_ROWS):
-                few(A, n * K + k, K, 1, B, b, columns, depth, b, 0, before, n * row + j, row,
-                    out, n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
+                few(A, a + n * a_row + k * a_k, a_row, a_k, B, here, columns, depth, here, 0, out, z + n * row + j, row,
+                    out, y + n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
         for n in range(N if left else 0):
             head = tail = load(B, 0, 0)  # zeros: sums begin there, as in a tile
             for step in range(k, k + depth):
-                head = head + A[n * K + step] * load(B, step * columns + first, left)
-                tail = tail + A[n * K + step] * load(B, step * columns + last - right, right)
-            z, y = n * row + first, n * columns + first
-            store(out, y, load(before, z, left) + head, left)
-            z, y = n * row + last - right, n * columns + last - right
-            store(out, y, load(before, z, right) + tail, right)
+                scalar, here = A[a + n * a_row + step * a_k], b + step * columns
+                head = head + scalar * load(B, here + first, left)
+                tail = tail + scalar * load(B, here + last - right, right)
+            here, there = z + n * row + first, y + n * columns + first
+            store(out, there, load(out, here, left) + head, left)
+            here, there = z + n * row + last - right, y + n * columns + last - right
+            store(out, there, load(out, here, right) + tail, right)
 
 
 @inlined

@@ -12,9 +12,9 @@ from numba.extending import intrinsic
 from .vectors import FAST, INT, Vector, has, lanes_below, masked, size_of, splat, vector_of
 
 # Tiles of a product, as rows and vectors of columns: what leaves registers for the operands, of 32 or 16. One has as
-# many sums as possible; one is for the four gates of some units; one is for few rows, whose sums shall not wait for
-# each other.
-TILES = ((6, 2), (3, 4), (1, 12)) if has("sse2") and not has("avx512f") else ((8, 3), (6, 4), (2, 12))
+# many sums as possible; one is for the four gates of some units; one is for few rows and the gates of twice as many
+# units, whose sums shall not wait for each other.
+TILES = ((6, 2), (3, 4), (1, 8)) if has("sse2") and not has("avx512f") else ((8, 3), (6, 4), (2, 8))
 
 
 def _prefetch(builder, pointer, write, level):
