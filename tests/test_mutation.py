@@ -36,7 +36,7 @@ FUSED, ANY, BOTH = ("numpy_fused",), ("array_api",), ("numpy_fused", "array_api"
 COMPILED = ("numpy_numba",)  # few: each is compiled anew
 CELL, SEQUENCE, TIMELINE = "cell.py", "sequence.py", "timeline.py"
 FUSED_FILE, ANY_FILE = "engines/numpy_fused.py", "engines/array_api.py"
-KERNELS, PRODUCTS = "engines/compiled/kernels.py", "engines/compiled/products.py"
+CELLS, FORWARDS, PRODUCTS = (f"engines/compiled/{name}.py" for name in ("cells", "forward", "products"))
 
 # What is planted -> the engines it shows with, a check that must catch it, and (file, what stands there, what instead).
 MUTANTS = {
@@ -64,17 +64,17 @@ MUTANTS = {
     "gates i and f swapped (compiled)": (
         COMPILED,
         "goldens",
-        (KERNELS, "c = f * load(prev_c, prev, count) + i * g", "c = i * load(prev_c, prev, count) + f * g"),
+        (CELLS, "c = f * load(prev_c, prev, count) + i * g", "c = i * load(prev_c, prev, count) + f * g"),
     ),
     "carry of dprev_c lost (compiled)": (
         COMPILED,
         "derivatives",
-        (KERNELS, "store(dc, y, dc_j * f, count)", "store(dc, y, dc_j - dc_j, count)"),
+        (CELLS, "store(dc, y, dc_j * f, count)", "store(dc, y, dc_j - dc_j, count)"),
     ),
     "h_t for h_{t-1} (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "multiply_gates(states, before, H", "multiply_gates(states, after, H"),
+        (FORWARDS, "multiply_gates(states, before, H", "multiply_gates(states, after, H"),
     ),
     "h_t for h_{t-1} in dWh (compiled)": (
         COMPILED,
@@ -85,7 +85,7 @@ MUTANTS = {
     "padding takes part in the recurrence (compiled)": (
         COMPILED,
         "loop of steps",
-        (KERNELS, "t >= lengths[n0 + r]:", "t > lengths[n0 + r]:"),
+        (FORWARDS, "t >= lengths[n0 + r]:", "t > lengths[n0 + r]:"),
     ),
     "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
     "carry of dprev_c lost (fused)": (

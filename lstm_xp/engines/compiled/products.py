@@ -47,6 +47,12 @@ def whole(size, unit):
 
 
 @inlined
+def to_and_fro(place, first, last, unit, t):
+    """The place to work at, backwards at every other step: what a step reads last, the next one finds in the cache."""
+    return place if t % 2 == 0 else first + (last - 1 - first) // unit * unit - (place - first)
+
+
+@inlined
 def pack(B, b, b_k, b_j, K, M, packed, place, first, last, vectors, units):
     """Vectors first..last of the columns of B (K, M) into panels of so many. Columns behind the last become zeros.
 

@@ -1,0 +1,164 @@
+"""The recurrence forwards, as numba compiles it: all steps in one call, pre-activations of x made on the way."""
+
+from functools import lru_cache
+
+from .cells import ABREAST, BOUND, cell, outputs
+from .meeting import begin, wait
+from .products import (
+    FEW_ROWS,
+    GATES,
+    SHALLOW,
+    add_gates,
+    inlined,
+    multiply_gates,
+    pack,
+    share,
+    to_and_fro,
+    whole,
+)
+from .vectors import BYTES, data, lanes, load, store
+
+# So many pre-activations a thread makes of x at a time: they stay in the second-level cache.
+ROOM = 1 << 17
+# A pre-activation that saturates.
+BIG = 1e30
+
+
+@inlined
+def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows, y):
+    """Some steps and rows of x (T, N, D), one after the other."""
+    for t in range(t0, t0 + steps):
+        for n in range(n0, n1):
+            here = t * t_step + n * n_step
+            if d_step == 1:
+                for d in range(0, D, lanes(x)):
+                    count = min(lanes(x), D - d)
+                    store(rows, y + d, load(x, here + d, count), count)
+            else:
+                for d in range(D):
+                    rows[y + d] = x[here + d * d_step]
+            y += D
+
+
+@inlined
+def saturate(room, z, wide, big):
+    """Pre-activations of one row that carry its cell state on: i = 0, f = 1, o = 0."""
+    for lane in range(z, z + wide):
+        room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
+
+
+def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeting, part, parts):
+    """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
+
+    Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
+    cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
+
+    With `across`, threads divide the units and meet after every step; without, they divide the rows. `space` is as
+    `forward_space` says.
+    """
+    begin(meeting, part)
+    (T, N, D), H, size = x.shape, h.shape[2], h.itemsize
+    wide = BYTES // size
+    width, vectors = GATES * wide, whole(H, wide)  # of units
+    one, bound, big = h.dtype.type(1), h.dtype.type(BOUND), h.dtype.type(BIG)
+    pre, states, cells, room = data(gates), data(h), data(c), data(space)
+    x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
+
+    # With few rows, two vectors of units are multiplied at once: the sums of one would wait for each other.
+    few = (N if across else whole(N, parts)) <= FEW_ROWS
+    pair = 2 if few else 1
+    v0, v1 = share(vectors, pair, part, parts)
+    pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
+    Wx_at, again = vectors * width * H, some < T  # what is wanted again is rearranged once
+    if again:
+        pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
+    n0, n1 = (0, N) if across else share(N, 1, part, parts)
+    if not across:
+        wait(meeting, parts)
+        v0, v1 = 0, vectors
+    rows, total = n1 - n0, (v1 - v0) * width
+    if rows == 0:
+        return
+
+    # h is computed for some rows at a time, or where there are few, for some vectors of units, once they are there.
+    by_rows = rows >= ABREAST
+    at_once, group = (ABREAST, 1) if by_rows else (1, ABREAST)
+
+    bias = Wx_at + (vectors * width * D if again else 0)
+    bias += (space.size - bias) // parts // wide * wide * part
+    made = bias + total
+    first = Wx_at + v0 * width * D if again else made + some * rows * total
+    entered = made + some * rows * total + (0 if again else min(D, SHALLOW) * total)
+    block = D if again else SHALLOW
+    pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
+    for t0 in range(0, T, some):
+        steps = min(some, T - t0)
+        if D:
+            gather(data(x), x_t, x_n, x_d, t0, steps, n0, n1, D, room, entered)
+        for k in range(0, D, block):
+            depth = min(block, D - k)
+            if not again:
+                pack(data(Wx), k * x_k, x_k, x_j, depth, 4 * H, room, first, 4 * v0, 4 * v1, GATES, H)
+            for v in range(v0, v1):
+                begins = v0 + (v - v0) // group * group
+                row = min(group, v1 - begins) * width
+                z = made + (begins - v0) * steps * rows * width + (v - begins) * width
+                base, z_row = (bias + (v - v0) * width, 0) if k == 0 else (z, row)
+                here = first + (v - v0) * width * depth
+                multiply_gates(room, entered + k, D, depth, room, first, here, total * depth,
+                               room, base, z_row, room, z, row, steps * rows)  # fmt: skip
+        for t in range(t0, t0 + steps):
+            before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
+            prev, next = (before, after) if c.shape[0] > 1 else (n0 * H, n0 * H)
+            for turn in range(0, v1 - v0, group):
+                begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if few else turn)
+                ends = min(begins + group, v1)
+                row = (ends - begins) * width
+                top = made + (begins - v0) * steps * rows * width + (t - t0) * rows * row
+                for place in range(begins, ends, pair):
+                    v = to_and_fro(place, begins, ends, pair, t) if few else place
+                    several = min(pair, ends - v)
+                    z = top + (v - begins) * width
+                    for r in range(rows):
+                        for u in range(several if D == 0 or lengths.size else 0):
+                            y, unit = z + r * row + u * width, (v + u) * wide
+                            for gate in range(0 if D else 4):
+                                a = ((t * N + n0 + r) * 4 + gate) * H + unit
+                                store(room, y + gate * wide, load(pre, a, min(wide, H - unit)), wide)
+                            if lengths.size and t >= lengths[n0 + r]:
+                                saturate(room, y, wide, big)
+                    if few:
+                        add_gates(states, before, H, room, v * width * H, room, z, row, rows, several)
+                    else:
+                        multiply_gates(states, before, H, H, room, v0 * width * H, v * width * H, total * H,
+                                       room, z, row, room, z, row, rows)  # fmt: skip
+                    for r in range(rows):
+                        for u in range(several):
+                            y = r * H + (v + u) * wide
+                            cell(room, z + r * row + u * width, wide, cells, prev + y, cells, next + y,
+                                 pre, 4 * before + 3 * r * H + y, H, keep, min(wide, H - (v + u) * wide),
+                                 one, bound)  # fmt: skip
+                unit = begins * wide
+                for r in range(0, rows, at_once):
+                    y = r * H + unit
+                    several = min(at_once, rows - r) if by_rows else ends - begins
+                    outputs(room, top + r * row + 2 * wide, width, cells, next + y,
+                            states, after + y, H if by_rows else wide, several, H - unit, 0 if by_rows else wide,
+                            one, bound)  # fmt: skip
+            if across:
+                wait(meeting, parts * (t + 1))
+
+
+@lru_cache
+def forward_space(T, N, D, H, across, parts, itemsize):
+    """How many steps to take at a time, and the size of `space`: packed Wh, and Wx if it is wanted again; then for each
+    part its bias, the pre-activations of so many steps of its rows, else SHALLOW rows of Wx, and x there. All but x
+    begins at whole vectors."""
+    vectors, wide = -(-H * itemsize // BYTES), BYTES // itemsize
+    rows, units = (N, -(-vectors // (2 * parts)) * 2) if across else (-(-N // parts), vectors)
+    total, width = units * GATES * wide, GATES * wide
+    some = max(1, min(T, ROOM // (rows * total)))
+    packed, own = (H + D, 0) if some < T else (H, min(D, SHALLOW))
+    each = whole.py_func(total * (1 + own) + some * rows * (total + D), wide) * wide
+    return some, vectors * width * packed + parts * each
