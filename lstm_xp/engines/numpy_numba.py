@@ -119,7 +119,6 @@ def step(x, h, c, Wx, Wh, b):
         arguments = x, h[None], c[None], Wx, Wh, b, next_h, next_c
         if take(*arguments, 0):
             return next_h[0], next_c[0]
-        # For a single row, a BLAS reads large weights faster.
         if N > 1 and H % code.lanes == 0 and all(v.flags.c_contiguous for v in arrays):
             parts = min(code.threads(), H // code.lanes)
             code.pool.run(lambda *share: code.step(*arguments, *share), parts)
@@ -131,7 +130,21 @@ def stream(dtype):
     if dtype.name not in DTYPES or not dtype.isnative:
         return None
     code = _code(dtype)
-    return partial(code.stream, code.turns, int(WORTH_A_THREAD))
+    run, desk = partial(code.stream, code.desk, int(WORTH_A_THREAD)), code.desk
+
+    def take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
+        done = run(x, h, c, Wx, Wh, b, next_h, next_c, layer)
+        if done == 4:
+            next_h[layer], next_c[layer] = numpy_fused.step(x, h[layer], c[layer], Wx, Wh, b)
+            return True
+        if done >= 2:
+            code.helper.wake()
+        if done == 2:
+            desk[code.CALLED] = 1
+            done = run(x, h, c, Wx, Wh, b, next_h, next_c, layer)
+        return done % 2 == 1
+
+    return take
 
 
 copy = np.ndarray.copy
@@ -211,13 +224,14 @@ def _code(dtype):
         compiled = kernels.compile(dtype)
     finally:
         notice.cancel()
-    lanes = vectors.BYTES // dtype.itemsize
+    lanes, desk = vectors.BYTES // dtype.itemsize, compiled["new_desk"]()
     return SimpleNamespace(
         **compiled,
         dtype=dtype,
         lanes=lanes,
         spare=deque(maxlen=SPARE),
-        turns=np.zeros(1, np.int64),
+        desk=desk,
+        helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype))),
         threads=threads.limit,
         pool=threads.pool,
     )

@@ -11,7 +11,7 @@ from . import compiled
 from .backward import backward, backward_space
 from .forward import forward, forward_space
 from .products import OPTIONS
-from .steps import step, stream
+from .steps import CALLED, attend, new_desk, step, stream
 
 
 def compile(dtype):
@@ -45,7 +45,8 @@ def compile(dtype):
             int64,
         ),
         step: (*of_step, meeting, int64, int64),
-        stream: (types.Array(int64, 1, "C"), int64, *of_step, int64),
+        stream: (meeting, int64, *of_step, int64),
+        attend: (meeting, own(1)),
         backward: (
             given(3, "A"),
             own(2),
@@ -71,7 +72,7 @@ def compile(dtype):
         ),
     }
     kernels = {
-        f.__name__: compiled((boolean if f is stream else types.void)(*arguments), **OPTIONS)(f)
+        f.__name__: compiled((int64 if f is stream else types.void)(*arguments), **OPTIONS)(f)
         for f, arguments in signatures.items()
     }
-    return kernels | {f.__name__: f for f in (forward_space, backward_space)}
+    return kernels | {f.__name__: f for f in (forward_space, backward_space, new_desk)} | {"CALLED": CALLED}

@@ -34,14 +34,26 @@ def call_off(meeting):
 
 @intrinsic
 def add(typing, meeting, counter):
-    """Add one to a counter, for all threads to see, together with everything that this one wrote before."""
+    """Add one to a counter, and return what it was; all threads see it, with everything that was written before."""
 
     def generate(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        builder.atomic_rmw("add", builder.gep(array.data, [arguments[1]]), ir.IntType(64)(1), "seq_cst")
+        return builder.atomic_rmw("add", builder.gep(array.data, [arguments[1]]), ir.IntType(64)(1), "seq_cst")
+
+    return types.int64(meeting, types.int64), generate
+
+
+@intrinsic
+def put(typing, meeting, counter, value):
+    """Set a counter, for all threads to see, together with everything that this one wrote before."""
+
+    def generate(context, builder, signature, arguments):
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        builder.store_atomic(arguments[2], place, ordering="seq_cst", align=8)
         return context.get_dummy_value()
 
-    return types.void(meeting, types.int64), generate
+    return types.void(meeting, types.int64, types.int64), generate
 
 
 @intrinsic

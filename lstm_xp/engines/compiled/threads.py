@@ -1,9 +1,10 @@
 """A pool of threads for compiled work: one call at a time has it, whoever comes meanwhile works alone."""
 
 import os
+from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
-from threading import Lock, Thread
+from threading import Event, Lock, Thread
 
 from numba import config
 
@@ -29,6 +30,35 @@ class Worker:
                 call_off(self.meeting)
             del work  # arrays belong to the caller again
             listen(self.meeting)
+
+
+class Helper:
+    """A thread that does `work` in compiled code whenever it was woken, until that ends by itself."""
+
+    def __init__(self, work):
+        self.work = work
+        self.forget()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self):
+        """In a forked child: the parent's thread is not here."""
+        self.wanted, self.thread = Event(), None
+
+    def wake(self):
+        """If the user allows a second thread, and the system gives one."""
+        if limit() < 2:
+            return
+        self.wanted.set()
+        if self.thread is None:
+            self.thread = Thread(target=self.serve, name="lstm_xp helper", daemon=True)
+            with suppress(RuntimeError):
+                self.thread.start()
+
+    def serve(self):
+        while self.wanted.wait():
+            self.wanted.clear()
+            self.work()
 
 
 class Pool:

@@ -72,6 +72,20 @@ def data(typing, array):
 
 
 @intrinsic
+def address(typing, pointer):
+    """A pointer as a number, for another thread."""
+    return types.int64(pointer), lambda context, builder, _, arguments: builder.ptrtoint(arguments[0], INT)
+
+
+@intrinsic
+def at(typing, address, like):
+    """The pointer that was made a number, to what another pointer points to."""
+    return like(types.int64, like), lambda context, builder, _, arguments: builder.inttoptr(
+        arguments[0], arguments[1].type
+    )
+
+
+@intrinsic
 def lanes(typing, pointer):
     """How many numbers a register has."""
     count = BYTES // (pointer.dtype.bitwidth // 8)
