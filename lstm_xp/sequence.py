@@ -166,7 +166,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     elif (
         training
         or problem.array_library not in engines.ASSIGNABLE
-        or (at_once and lengths is None)
+        or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
         or (len(chunks := _chunks(T, N, H, problem.array_library)) == 1)
     ):
         h, last_c, c, gates = advance(0, T, h, c)
@@ -297,23 +297,26 @@ def lstm_backward(
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
     engine = engines.load(cache.engine, cache.precision)
-    product = engines.product(engine)
-    da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
+    steps, states, dx = timeline.steps(x), timeline.steps(cache.h), None
+    if hasattr(engine, "gradients"):
+        dx, dWx, dWh, db, dh0, dc0 = engine.gradients(steps, h0, states, *entering, gates, c, c0, Wx, Wh, need_dx)
+    else:
+        product = engines.product(engine)
+        da, dh0, dc0 = engine.backward(*entering, gates, c, c0, Wh)
+        flat = rows_of(da, xp)
+        if hasattr(engine, "weight_gradients"):
+            dWx, dWh, db = engine.weight_gradients(steps, h0, states, da)
+        else:
+            steps, states = wide(steps), wide(states)
+            # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
+            prev_h = xp.concat([wide(h0)[None, ...], states[:-1, ...]])
+            dW = product(rows_of(xp.concat([steps, prev_h, xp.ones_like(prev_h[..., :1])], axis=-1), xp).T, flat)
+            dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
+        if need_dx:
+            dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D))
     if timeline.lengths is not None:
         dh0, dc0 = timeline.where_empty(straight(dh_n), dh0), timeline.where_empty(straight(dc_n), dc0)
-
-    flat, steps, states = rows_of(da, xp), timeline.steps(x), timeline.steps(cache.h)
-    if hasattr(engine, "weight_gradients"):
-        dWx, dWh, db = engine.weight_gradients(steps, h0, states, da)
-    else:
-        steps, states = wide(steps), wide(states)
-        # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
-        prev_h = xp.concat([wide(h0)[None, ...], states[:-1, ...]])
-        dW = product(rows_of(xp.concat([steps, prev_h, xp.ones_like(prev_h[..., :1])], axis=-1), xp).T, flat)
-        dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
-    dx = None
-    if need_dx:
-        dx = timeline.restore(xp.reshape(narrow(product(flat, wide(Wx).T)), (T, N, D)))
+    dx = timeline.restore(narrow(dx)) if need_dx else None
     return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
 
 

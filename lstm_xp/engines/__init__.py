@@ -19,6 +19,8 @@ and, if they have something better than the reference engine's,
                                                     or None; without `keep`, memory beside h does not grow with T
     inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
+    gradients(x, h0, h, dh, dh_n, dc_n, gates, c, c0, Wx, Wh, need_dx)
+        -> dx, dWx, dWh, db, dh0, dc0               `backward` and stage three in one: dx (T, N, D), None unless need_dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
                                                     of 0, in the compute dtype
     copy(v)                                         a state (N, H) in memory of its own
