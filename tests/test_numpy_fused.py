@@ -38,10 +38,12 @@ def test_blocks_cannot_be_seen(monkeypatch, size, keep, dtype):
 @pytest.mark.parametrize("steps", [1, 2, 3, 7])
 @pytest.mark.parametrize("rows", [1, 3, 20])
 def test_few_rows_and_many_in_chunks(monkeypatch, rows, steps, padded, reverse):
-    """Inputs are multiplied in one way or another, and gradients made of some steps at a time."""
+    """Inputs are multiplied in one way or another, gradients are made of some steps at a time."""
     for name in ("LEAST", "MOST"):
         monkeypatch.setattr(numpy_fused, name, steps * rows)
-    values = random_problem(N=rows, T=T, D=4, H=2 if rows > 1 else 9)
+    monkeypatch.setattr(numpy_fused, "BLOCK", steps * rows * 4 * 9)
+    monkeypatch.setattr(numpy_fused, "TOGETHER", 0)
+    values = random_problem(N=rows, T=T, D=4, H=9)
     order = {"lengths": [(3 * n) % (T + 1) for n in range(rows)] if padded else None, "reverse": reverse}
     expected = reference(values, **order)
     compare(run(values, engine="numpy_fused", **order), expected, values["x"], steps=T)
