@@ -166,7 +166,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     elif (
         training
         or problem.array_library not in engines.ASSIGNABLE
-        or (at_once and lengths is None)
+        or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
         or (len(chunks := _chunks(T, N, H, problem.array_library)) == 1)
     ):
         h, last_c, c, gates = advance(0, T, h, c)

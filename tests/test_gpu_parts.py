@@ -114,6 +114,8 @@ def plant(planted, monkeypatch):
         da[-1] *= 1 - 1e-5 * (planted == "da")
         return da, dh0, dc0 * np.float32(1 + 1e-5 * (planted == "dc0"))
 
+    for own in ("layer", "gradients"):  # which would run in their place
+        monkeypatch.delattr(numpy_fused, own)
     monkeypatch.setattr(numpy_fused, "forward", wrong_forward)
     monkeypatch.setattr(numpy_fused, "backward", wrong_backward)
 

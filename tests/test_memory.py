@@ -48,6 +48,8 @@ def peak(function):
 @pytest.mark.parametrize("order", ORDERS)
 def test_without_training_memory_does_not_grow_with_the_length(engine, monkeypatch, order, layout):
     monkeypatch.setattr("lstm_xp.sequence.CHUNK", CHUNK)
+    monkeypatch.setattr("lstm_xp.engines.numpy_fused.BLOCK", CHUNK // 8)  # a small part of a chunk, as it really is
+    monkeypatch.setattr("lstm_xp.engines.numpy_fused.TOGETHER", 0)
     beyond = []
     for T in STEPS:
         values = long_problem(T, layout)
@@ -59,6 +61,18 @@ def test_without_training_memory_does_not_grow_with_the_length(engine, monkeypat
     assert beyond[1] - beyond[0] < 8 * N * (STEPS[1] - STEPS[0])
     # The arrays of a chunk, and Python's views of its steps.
     assert beyond[1] < 10 * 8 * CHUNK
+
+
+@pytest.mark.computes("float16")
+def test_without_training_no_copy_of_all_inputs_is_made_to_convert_them(engine, monkeypatch):
+    monkeypatch.setattr("lstm_xp.sequence.CHUNK", CHUNK)
+    monkeypatch.setattr("lstm_xp.engines.numpy_fused.BLOCK", CHUNK // 8)
+    beyond = []
+    for T in STEPS:
+        values = {name: value.astype("float16") for name, value in random_problem(N, T, 64, H).items()}
+        runs = [peak(lambda values=values: forward(values, engine=engine, training=False)) for _ in range(4)]
+        beyond.append(min(most - h.nbytes for (h, _), most in runs))
+    assert beyond[1] - beyond[0] < 4 * N * 64 * (STEPS[1] - STEPS[0]) / 4
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -91,7 +91,7 @@ MUTANTS = {
     "carry of dprev_c lost (fused)": (
         FUSED,
         "derivatives",
-        (FUSED_FILE, "np.multiply(dc_t, f, out=dc_t)", "np.multiply(dc_t, 0, out=dc_t)"),
+        (FUSED_FILE, "np.multiply(dc_units, f, out=dc_units)", "np.multiply(dc_units, 0, out=dc_units)"),
     ),
     "carry of dprev_h lost": (
         ANY,
@@ -101,11 +101,11 @@ MUTANTS = {
     "carry of dprev_h lost (fused)": (
         FUSED,
         "derivatives",
-        (FUSED_FILE, "np.dot(da_t, weights, out=dh_t)", "np.multiply(dh_t, 0, out=dh_t)"),
+        (FUSED_FILE, "np.dot(weights, da_t, out=dh_t)", "np.multiply(dh_t, 0, out=dh_t)"),
     ),
     "dc of the step itself lost in dprev_c": (ANY, "derivatives", (CELL, "axis=-1), dc * f", "axis=-1), dc")),
     "next_h for prev_h in dWh": (
-        BOTH,
+        ANY,
         "derivatives",
         (SEQUENCE, "xp.concat([steps, prev_h,", "xp.concat([steps, states,"),
     ),
@@ -114,8 +114,27 @@ MUTANTS = {
         "step derivatives",
         (CELL, "dWh=xp.matmul(wide(prev_h).T, da)", "dWh=xp.matmul((o * xp.tanh(c)).T, da)"),
     ),
+    "next_h for prev_h in dWh (fused)": (
+        FUSED,
+        "derivatives",
+        (
+            FUSED_FILE,
+            "inputs[1:count, :, D:-1] = h[start : stop - 1]",
+            "inputs[1:count, :, D:-1] = h[start + 1 : stop]",
+        ),
+    ),
+    "h0 forgotten in dWh (fused)": (
+        FUSED,
+        "derivatives",
+        (FUSED_FILE, "inputs[0, :, D:-1] = prev_h", "inputs[0, :, D:-1] = 0"),
+    ),
+    "dx off by a thousandth (fused)": (
+        FUSED,
+        "derivatives",
+        (FUSED_FILE, "weights = Wx.T.astype", "weights = (Wx * 1.001).T.astype"),
+    ),
     "h0 forgotten in dWh": (
-        BOTH,
+        ANY,
         "derivatives",
         (SEQUENCE, "xp.concat([wide(h0)[None, ...]", "xp.concat([0 * wide(h0)[None, ...]"),
     ),
@@ -125,17 +144,26 @@ MUTANTS = {
         (SEQUENCE, "(straight(dh_n), dh0)", "(straight(dh_n), straight(dh_n))"),
     ),
     "dh0 and dc0 swapped": (
-        BOTH,
+        ANY,
         "derivatives",
         (SEQUENCE, "da, dh0, dc0 = engine.backward", "da, dc0, dh0 = engine.backward"),
+    ),
+    "dh0 and dc0 swapped (fused)": (
+        FUSED,
+        "derivatives",
+        (SEQUENCE, "db, dh0, dc0 = engine.gradients", "db, dc0, dh0 = engine.gradients"),
     ),
     "c0 forgotten in da_f": (ANY, "derivatives", (ANY_FILE, "c[t - 1, ...] if t > 0 else c0", "c[t - 1, ...]")),
     "c0 forgotten in da_f (fused)": (
         FUSED,
         "derivatives",
-        (FUSED_FILE, "c[start - 1] if start > 0 else c0", "c[start - 1]"),
+        (FUSED_FILE, "if start > 0 else (h0, c0)", "if start > 0 else (h0, 0 * c0)"),
     ),
-    "dh_n written to": (FUSED, "nothing modified", (FUSED_FILE, 'dh_n.astype(dtype, order="C")', "dh_n")),
+    "dh_n written to": (
+        FUSED,
+        "nothing modified",
+        (FUSED_FILE, 'np.array(v.T, c0.dtype, order="C")', 'np.array(v.__imul__(2).T, c0.dtype, order="C")'),
+    ),
     "cache written to by backward": (
         FUSED,
         "nothing modified",
@@ -152,7 +180,7 @@ MUTANTS = {
         (
             FUSED_FILE,
             "h = np.empty((T, N, H), h0.dtype)",
-            "h = KEPT.setdefault(a.shape, np.empty((T, N, H), h0.dtype))",
+            "h = KEPT.setdefault((T, N, H), np.empty((T, N, H), h0.dtype))",
         ),
         (FUSED_FILE, 'name = "numpy_fused"', 'name, KEPT = "numpy_fused", {}'),
     ),
@@ -162,12 +190,22 @@ MUTANTS = {
         (TIMELINE, "return self.zero_padding(v, start)", "return v"),
     ),
     "padding takes part in the recurrence": (
-        BOTH,
+        ANY,
         "loop of steps",
         (SEQUENCE, "return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))", "return a"),
     ),
+    "padding takes part in the recurrence (fused)": (
+        FUSED,
+        "loop of steps",
+        (FUSED_FILE, "np.arange(T)[:, None] >= lengths", "np.arange(T)[:, None] > lengths"),
+    ),
+    "forget gate open behind the lengths (fused)": (
+        FUSED,
+        "loop of steps",
+        (FUSED_FILE, "[-big, big, -big, 0]", "[-big, -big, -big, 0]"),
+    ),
     "forget gate open behind the lengths": (
-        BOTH,
+        ANY,
         "loop of steps",
         (SEQUENCE, "(-big, big, -big, 0.0)", "(-big, -big, -big, 0.0)"),
     ),
@@ -198,16 +236,16 @@ MUTANTS = {
     ),
     "sign of da_f": (ANY, "derivatives", (CELL, "da_f = dc * prev_c", "da_f = -dc * prev_c")),
     "1 - g^2 lost": (ANY, "derivatives", (CELL, "da_g = dc * i * (1 - g * g)", "da_g = dc * i")),
-    "1 - g^2 lost (fused)": (FUSED, "derivatives", (FUSED_FILE, "np.subtract(1, by_g, out=by_g)", "by_g[...] = 1")),
+    "1 - g^2 lost (fused)": (FUSED, "derivatives", (FUSED_FILE, "np.subtract(i, by_g, out=by_g)", "by_g[...] = i")),
     "tanh for tanh^2": (ANY, "derivatives", (CELL, "(1 - tanh_c * tanh_c)", "(1 - tanh_c)")),
     "dh forgotten in dc": (ANY, "derivatives", (CELL, "dc = dc + dh * o", "dc = dc + 0 * dh * o")),
     "db misses a step": (
-        BOTH,
+        ANY,
         "derivatives",
         (SEQUENCE, "dW[D + H, ...]", "xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
     ),
     "dWx misses a step": (
-        BOTH,
+        ANY,
         "derivatives",
         (
             SEQUENCE,
@@ -219,12 +257,13 @@ MUTANTS = {
     "dh_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, None, dc_n")),
     "dc_n ignored with lengths": (BOTH, "derivatives", (SEQUENCE, "return dh, None, dc_n", "return dh, None, None")),
     "dx off by a thousandth": (
-        BOTH,
+        ANY,
         "derivatives",
-        (SEQUENCE, "wide(Wx).T)), (T, N, D)", "wide(Wx * 1.001).T)), (T, N, D)"),
+        (SEQUENCE, "wide(Wx).T), (T, N, D)", "wide(Wx * 1.001).T), (T, N, D)"),
     ),
+    "bias added twice (fused)": (FUSED, "goldens", (FUSED_FILE, "a += b\n", "a += 2 * b\n")),
     "bias added twice": (
-        BOTH,
+        ANY,
         "goldens",
         (SEQUENCE, "None if b is None else wide(b))", "None if b is None else 2 * wide(b))"),
     ),
@@ -238,8 +277,8 @@ MUTANTS = {
         "NaN stays",
         (
             FUSED_FILE,
-            "np.add(a_t, recurrent, out=recurrent)",
-            "np.nan_to_num(np.add(a_t, recurrent, out=recurrent), copy=False)",
+            "np.add(gates, z, out=gates)",
+            "np.nan_to_num(np.add(gates, z, out=gates), copy=False)",
         ),
     ),
     "state not handed from chunk to chunk": (
@@ -248,7 +287,7 @@ MUTANTS = {
         (SEQUENCE, "h, c = part[-1, ...], last_c", "h, c = part[0, ...], last_c"),
     ),
     "chunks of a reversed sequence in the wrong place": (
-        BOTH,
+        ANY,
         "chunks",
         (TIMELINE, "out[self.T - stop : self.T - start, ...] = self.xp.flip(v, axis=0)", "out[start:stop, ...] = v"),
     ),
