@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 from problems import given, host, random_problem, run, same_bits
 
+from lstm_xp import LSTM, State
 from lstm_xp.engines import numpy_numba
 
 pytest.importorskip("numba")
 if numpy_numba.obstacle():
     pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
 
+from numba import njit
+
 from lstm_xp.engines.compiled import threads
+from lstm_xp.engines.compiled.meeting import add, look, sleep
+from lstm_xp.engines.compiled.steps import AWAKE, DONE, PIECES, RESTS, TAKEN, WORK
 
 NAME = numpy_numba.name
 LIMITS = (1, 2, 3, 5)
@@ -192,6 +197,103 @@ def test_steps_do_not_depend_on_threads(limited, eager, poisoned, dtype, sizes):
         limited(count)
         for result, alone in zip(numpy_numba.step(*arguments), expected, strict=True):
             assert same_bits(result, alone), count
+
+
+# --- The helper of a stream
+
+# Large enough for one; and larger, for which it is called before the step begins.
+LARGE = [(100, 256), (200, 512)]
+
+
+def streamed(dtype, sizes, steps=300):
+    """The last output and state of a stream, and how many of its steps were on the desk of a helper."""
+    code, network, rng = numpy_numba._code(np.dtype(dtype)), LSTM(*sizes), np.random.default_rng(0)
+    params, x = network.init(seed=1, dtype=np.dtype(dtype)), rng.standard_normal((steps, 1, sizes[0])).astype(dtype)
+    state, before = State(*(np.zeros((1, 1, sizes[1]), dtype) for _ in range(2))), code.desk[WORK]
+    for x_t in x:
+        y, state = network.step(params, x_t, state)
+    return (y, *state), code.desk[WORK] - before
+
+
+def asleep(dtype):
+    """Wait until the helper is."""
+    desk, end = numpy_numba._code(np.dtype(dtype)).desk, time.monotonic() + PATIENCE / 2
+    while desk[AWAKE] and time.monotonic() < end:
+        time.sleep(0.001)
+    assert not desk[AWAKE]
+
+
+@pytest.fixture
+def rested(request):
+    """The desk: no helper awake from before, and none that has to rest; nor afterwards."""
+    dtype = request.node.callspec.params["dtype"]
+    desk = numpy_numba._code(np.dtype(dtype)).desk
+    asleep(dtype)
+    desk[RESTS] = 0
+    yield desk
+    desk[AWAKE] = desk[RESTS] = 0
+
+
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+@dtypes
+def test_a_helper_changes_no_bit(limited, rested, dtype, sizes):
+    limited(1)
+    alone, _ = streamed(dtype, sizes)
+    assert not rested[AWAKE]
+    limited(2)
+    for _ in range(3):
+        together, helped = streamed(dtype, sizes)
+        assert helped > 0
+        assert all(map(same_bits, together, alone))
+    asleep(dtype)
+
+
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+@dtypes
+def test_a_helper_that_does_not_come_is_not_waited_for(limited, rested, dtype, sizes):
+    limited(1)
+    alone, _ = streamed(dtype, sizes, 20)
+    rested[AWAKE] = 1
+    together, helped = streamed(dtype, sizes, 20)
+    assert helped == 20
+    assert all(map(same_bits, together, alone))
+
+
+@njit(nogil=True)
+def take_a_piece_and_nap(desk):
+    while True:
+        if look(desk, TAKEN) < PIECES and add(desk, TAKEN) < PIECES:
+            for _ in range(1000):
+                sleep()
+            add(desk, DONE)
+            return
+
+
+@dtypes
+def test_a_helper_that_is_slow_rests(limited, rested, dtype):
+    """It takes a piece, and is at it for so long that its processor must have something else to do."""
+    limited(1)
+    rested[AWAKE] = 1
+
+    other = threading.Thread(target=take_a_piece_and_nap, args=(rested,))
+    other.start()
+    while other.is_alive():
+        streamed(dtype, LARGE[0], 1)
+    other.join()
+    assert rested[RESTS]
+    _, helped = streamed(dtype, LARGE[0], 20)
+    assert helped == 0
+
+
+@pytest.mark.parametrize("sizes", LARGE, ids=str)
+@dtypes
+def test_several_streams_with_one_helper(limited, rested, dtype, sizes):
+    limited(1)
+    alone, _ = streamed(dtype, sizes)
+    limited(2)
+    with ThreadPoolExecutor(4) as callers:
+        for together, _ in callers.map(lambda _: streamed(dtype, sizes), range(8)):
+            assert all(map(same_bits, together, alone))
 
 
 # --- Several callers

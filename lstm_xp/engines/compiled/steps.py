@@ -27,8 +27,8 @@ STREAM, TAKEN, DONE, AWAKE, STEPS, ALONE, CALLED, RESTS, WORK = 0, 16, 32, 48, 6
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
 LOOKS = 20000
-# Looks that are too many to wait for a helper: its processor has something else to do. It rests for so many steps.
-TOO_LONG, REST = 10000, 2000
+# For so many steps a helper rests that had to be waited for longer than PATIENCE: its processor has something else to do.
+REST = 2000
 # After so many steps a helper has to be asked for again, lest it outlive what the user allows.
 SERVES = 10000
 
@@ -180,9 +180,8 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
             looks += 1
             pause()
             if looks > PATIENCE:
+                desk[RESTS] = REST
                 sleep()
-        if looks > TOO_LONG:
-            desk[RESTS] = REST
         put(desk, STREAM, 0)
     else:
         preactivations(data(x), 0, x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), data(b),
