@@ -241,10 +241,12 @@ def test_a_helper_changes_no_bit(limited, rested, dtype, sizes):
     alone, _ = streamed(dtype, sizes)
     assert not rested[AWAKE]
     limited(2)
-    for _ in range(3):
-        together, helped = streamed(dtype, sizes)
-        assert helped > 0
+    helped, end = 0, time.monotonic() + PATIENCE / 2
+    while helped < 1000 and time.monotonic() < end:  # it comes when Python lets it, and may have to rest
+        together, more = streamed(dtype, sizes)
         assert all(map(same_bits, together, alone))
+        helped, rested[RESTS] = helped + more, 0
+    assert helped >= 1000
     asleep(dtype)
 
 

@@ -27,7 +27,7 @@ STREAM, TAKEN, DONE, AWAKE, STEPS, ALONE, CALLED, RESTS, WORK = 0, 16, 32, 48, 6
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
 LOOKS = 20000
-# For so many steps a helper rests that had to be waited for longer than PATIENCE: its processor has something else to do.
+# A helper that kept a step waiting for longer than PATIENCE rests for so many: its processor has something else to do.
 REST = 2000
 # After so many steps a helper has to be asked for again, lest it outlive what the user allows.
 SERVES = 10000
