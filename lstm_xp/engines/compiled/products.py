@@ -25,7 +25,7 @@ PAD = 16
 
 # So many rows ahead of the one that is rearranged, memory is asked for.
 AHEAD = 8
-# Rows of a matrix read at a time where it is not packed: as many streams of memory.
+# Rows of a matrix read at a time where it is not packed: as many streams of memory. `add_rows` writes them out.
 STREAMS = 8
 
 # numba: 1/0 is inf, as in NumPy; products and sums may become one operation.
@@ -155,32 +155,56 @@ def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
 
 
 @inlined
-def multiply_rows(A, a, a_row, a_k, B, b, K, zeros, out, y, N, columns, first, last):
-    """out = A @ B in columns first..last, with B read once, a few rows at a time, as they lie in memory.
+def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
+    """out = what was `kept` of it + A @ B for one row of A and STREAMS rows of B at most, vector by vector of columns.
 
-    Rows and ranges are whole vectors; at `zeros`, `out` has a row of zeros. Where rows do not begin at a line of the
-    cache, vectors begin behind it, and what is left over on both sides comes last.
+    `kept` and `count` say how many numbers of a vector are read of `out`, and of B.
     """
+    wide = lanes(A)
+    if depth == STREAMS:
+        s0, s1, s2, s3 = A[a], A[a + a_k], A[a + 2 * a_k], A[a + 3 * a_k]
+        s4, s5, s6, s7 = A[a + 4 * a_k], A[a + 5 * a_k], A[a + 6 * a_k], A[a + 7 * a_k]
+        for j in range(first, last, wide):
+            k = b + j
+            v = load(out, y + j, kept)
+            v = v + s0 * load(B, k, count)
+            v = v + s1 * load(B, k + b_k, count)
+            v = v + s2 * load(B, k + 2 * b_k, count)
+            v = v + s3 * load(B, k + 3 * b_k, count)
+            v = v + s4 * load(B, k + 4 * b_k, count)
+            v = v + s5 * load(B, k + 5 * b_k, count)
+            v = v + s6 * load(B, k + 6 * b_k, count)
+            v = v + s7 * load(B, k + 7 * b_k, count)
+            store(out, y + j, v, count)
+        return
+    for j in range(first, last, wide):
+        v = load(out, y + j, kept)
+        for k in range(depth):
+            v = v + A[a + k * a_k] * load(B, b + j + k * b_k, count)
+        store(out, y + j, v, count)
+
+
+@inlined
+def multiply_rows(A, a, a_row, a_k, B, b, K, out, y, N, columns, first, last):
+    """out = A @ B in columns first..last, with B read once for each row of A, as it lies in memory.
+
+    Columns and ranges are whole vectors. Where rows of B do not begin at a line of the cache, vectors begin behind it,
+    and what is left over on both sides is done by itself.
+    """
+    wide = lanes(A)
     left = short_of_line(B)
-    right = lanes(A) - left if left else 0
+    right = wide - left if left else 0
     for k in range(0, K, STREAMS):
         depth = min(STREAMS, K - k)
-        z, row = (zeros, 0) if k == 0 else (y, columns)
-        for j in range(first + left, last - right, FEW_VECTORS * lanes(A)):
-            width, here = min(FEW_VECTORS * lanes(A), last - right - j), b + k * columns + j
-            for n in range(0, N, FEW_ROWS):
-                few(A, a + n * a_row + k * a_k, a_row, a_k, B, here, columns, depth, here, 0, out, z + n * row + j, row,
-                    out, y + n * columns + j, columns, min(FEW_ROWS, N - n), width)  # fmt: skip
-        for n in range(N if left else 0):
-            head = tail = load(B, 0, 0)  # zeros: sums begin there, as in a tile
-            for step in range(k, k + depth):
-                scalar, here = A[a + n * a_row + step * a_k], b + step * columns
-                head = head + scalar * load(B, here + first, left)
-                tail = tail + scalar * load(B, here + last - right, right)
-            here, there = z + n * row + first, y + n * columns + first
-            store(out, there, load(out, here, left) + head, left)
-            here, there = z + n * row + last - right, y + n * columns + last - right
-            store(out, there, load(out, here, right) + tail, right)
+        for n in range(N):
+            start, here, to = a + n * a_row + k * a_k, b + k * columns, y + n * columns
+            kept = wide if k else 0
+            if left:
+                add_rows(A, start, a_k, B, here, columns, depth, min(kept, left), out, to, first, first + 1, left)
+            add_rows(A, start, a_k, B, here, columns, depth, kept, out, to, first + left, last - right, wide)
+            if right:
+                place = last - right
+                add_rows(A, start, a_k, B, here, columns, depth, min(kept, right), out, to, place, place + 1, right)
 
 
 @inlined

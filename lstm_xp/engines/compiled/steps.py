@@ -18,7 +18,7 @@ from .vectors import BYTES, address, at, data, hold, lanes, load, short_of_line,
 DEEP = 64
 
 # Flop from which on a helper is worth it, for a row or two; and from which on a BLAS reads large weights faster.
-WORTH_A_HELPER, WORTH_A_BLAS = 3e6, 6e7
+WORTH_A_HELPER, WORTH_A_BLAS = 1.5e6, 6e7
 # So many pieces a step is divided into: long ones are read faster.
 PIECES = 2
 # What is on a desk: counters in lines of memory of their own, then what only their owner writes.
@@ -27,8 +27,9 @@ STREAM, TAKEN, DONE, AWAKE, STEPS, ALONE, CALLED, RESTS, WORK = 0, 16, 32, 48, 6
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
 LOOKS = 20000
-# A helper that kept a step waiting for longer than PATIENCE rests for so many: its processor has something else to do.
-REST = 2000
+# A helper that keeps a step waiting for longer than PATIENCE, for its processor has something else to do, rests for so
+# many steps for each nap that the waiting thread takes: what is lost by waiting stays a few percent.
+REST = 100
 # After so many steps a helper has to be asked for again, lest it outlive what the user allows.
 SERVES = 10000
 
@@ -50,18 +51,15 @@ def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, b, z, start
     columns, wide, apart = 4 * H, lanes(z), 4 * H * N
     deep = DEEP if N <= FEW_ROWS else max(D, H)
     of_x, of_h = whole(D, deep), whole(H, deep)
-    zeros = start + (of_x + of_h) * apart
     for place in range(of_x + of_h):
         k = to_and_fro(place, 0, of_x + of_h, 1, turn)
         y = start + k * apart
         if k < of_x:
             k = k * deep
-            multiply_rows(x, x_0 + k * x_k, x_n, x_k, Wx, k * columns, min(deep, D - k),
-                          zeros, z, y, N, columns, first, last)  # fmt: skip
+            multiply_rows(x, x_0 + k * x_k, x_n, x_k, Wx, k * columns, min(deep, D - k), z, y, N, columns, first, last)
         else:
             k = (k - of_x) * deep
-            multiply_rows(h, h_0 + k * h_k, h_n, h_k, Wh, k * columns, min(deep, H - k),
-                          zeros, z, y, N, columns, first, last)  # fmt: skip
+            multiply_rows(h, h_0 + k * h_k, h_n, h_k, Wh, k * columns, min(deep, H - k), z, y, N, columns, first, last)
     for n in range(N):
         for j in range(first, last, wide):
             y, total = start + n * columns + j, load(b, j, wide)
@@ -72,15 +70,10 @@ def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, b, z, start
 
 @inlined
 def room_for(N, D, H, like):
-    """Memory for `preactivations`, and where they begin: at a line of the cache, with zeros behind all sums."""
-    columns, deep = 4 * H, DEEP if N <= FEW_ROWS else max(D, H)
-    sums, wide = (whole(D, deep) + whole(H, deep)) * N * columns, BYTES // like.itemsize
-    room = np.empty(sums + columns + 2 * wide, like.dtype)
-    z = data(room)
-    start = short_of_line(z)
-    for j in range(start + sums, start + sums + columns, wide):
-        store(z, j, load(z, j, 0), wide)
-    return room, start
+    """Memory for `preactivations`, and where in it they begin: at a line of the cache."""
+    deep = DEEP if N <= FEW_ROWS else max(D, H)
+    room = np.empty((whole(D, deep) + whole(H, deep)) * N * 4 * H + 2 * BYTES // like.itemsize, like.dtype)
+    return room, short_of_line(data(room))
 
 
 @inlined
@@ -180,8 +173,8 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
             looks += 1
             pause()
             if looks > PATIENCE:
-                desk[RESTS] = REST
                 sleep()
+                desk[RESTS] += REST
         put(desk, STREAM, 0)
     else:
         preactivations(data(x), 0, x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), data(b),
