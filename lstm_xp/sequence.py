@@ -5,7 +5,7 @@
     da = recurrence_gradient(dh, ...)  T dependent steps, backwards     the same engine
     dx, dWx, dWh, db                   four products and a sum          here, in terms of `xp`
 
-An engine may have its own of the stages around the recurrence, too (engines/__init__.py): those for CuPy do.
+An engine may have its own of the stages around the recurrence, too (engines/__init__.py): all but the reference do.
 
 Inside, arrays are time-major, in the order of processing (`timeline.py`): lengths and direction stop there. Where a
 step lies behind a row's length, its pre-activations are set so that the gates saturate: i = 0, f = 1, o = 0. The cell

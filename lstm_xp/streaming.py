@@ -56,6 +56,9 @@ def _at_once(network, params, x, state):
                 return None
             if b is None:
                 b = np.zeros(4 * network.hidden_size, dtype)
+            # Not a kind of it whose operators mean something else.
+            if not np.ndarray is type(h) is type(c) is type(Wx) is type(Wh) is type(b):
+                return None
             if not take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
                 return None
             x = next_h[layer]

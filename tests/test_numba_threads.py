@@ -2,6 +2,7 @@
 
 import faulthandler
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -23,7 +24,7 @@ from numba import njit
 
 from lstm_xp.engines.compiled import threads
 from lstm_xp.engines.compiled.meeting import add, look, sleep
-from lstm_xp.engines.compiled.steps import AWAKE, DONE, PIECES, RESTS, TAKEN, WORK
+from lstm_xp.engines.compiled.steps import AWAKE, DONE, PIECES, RESTS, SHARED, TAKEN
 
 NAME = numpy_numba.name
 LIMITS = (1, 2, 3, 5)
@@ -206,13 +207,13 @@ LARGE = [(100, 256), (200, 512)]
 
 
 def streamed(dtype, sizes, steps=300):
-    """The last output and state of a stream, and how many of its steps were on the desk of a helper."""
+    """The last output and state of a stream, and how many of its steps were shared with a helper."""
     code, network, rng = numpy_numba._code(np.dtype(dtype)), LSTM(*sizes), np.random.default_rng(0)
     params, x = network.init(seed=1, dtype=np.dtype(dtype)), rng.standard_normal((steps, 1, sizes[0])).astype(dtype)
-    state, before = State(*(np.zeros((1, 1, sizes[1]), dtype) for _ in range(2))), code.desk[WORK]
+    state, before = State(*(np.zeros((1, 1, sizes[1]), dtype) for _ in range(2))), code.desk[SHARED]
     for x_t in x:
         y, state = network.step(params, x_t, state)
-    return (y, *state), code.desk[WORK] - before
+    return (y, *state), code.desk[SHARED] - before
 
 
 def asleep(dtype):
@@ -287,15 +288,21 @@ def test_a_helper_that_is_slow_rests(limited, rested, dtype):
     assert helped == 0
 
 
+@pytest.mark.parametrize("limit", [1, 2])
 @pytest.mark.parametrize("sizes", LARGE, ids=str)
 @dtypes
-def test_several_streams_with_one_helper(limited, rested, dtype, sizes):
+def test_several_streams_with_one_helper(limited, rested, dtype, sizes, limit):
     limited(1)
     alone, _ = streamed(dtype, sizes)
-    limited(2)
-    with ThreadPoolExecutor(4) as callers:
-        for together, _ in callers.map(lambda _: streamed(dtype, sizes), range(8)):
-            assert all(map(same_bits, together, alone))
+    limited(limit)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # each is interrupted wherever it can be
+    try:
+        with ThreadPoolExecutor(4) as callers:
+            for together, _ in callers.map(lambda _: streamed(dtype, sizes), range(8)):
+                assert all(map(same_bits, together, alone))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # --- Several callers

@@ -247,6 +247,23 @@ def test_one_array_of_another_layout(engine, argument, layout):
         compare({"y": one}, {"y": other.astype(np.float64)}, x, 2)
 
 
+@pytest.mark.parametrize("argument", ["x", "h", "c"])
+def test_a_field_of_packed_records(engine, argument):
+    """Its rows begin between whole numbers."""
+    network, rng = LSTM(20, 16, engine=engine), np.random.default_rng(0)
+    shapes = {"x": (3, 20), "h": (1, 3, 16), "c": (1, 3, 16)}
+    arrays = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    params = network.init(seed=1)
+    y, last = network.step(params, arrays["x"], State(arrays["h"], arrays["c"]))
+    value = arrays[argument]
+    records = np.zeros(value.shape[:-1], [("value", np.float32, value.shape[-1:]), ("flag", np.uint8)])
+    records["value"] = value
+    arrays[argument] = records["value"]
+    found, state = network.step(params, arrays["x"], State(arrays["h"], arrays["c"]))
+    for one, other in ((found, y), (state.h, last.h), (state.c, last.c)):
+        compare({"y": one}, {"y": other.astype(np.float64)}, y, 1)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_every_step_has_the_same_bits(engine, rows):
     """Whichever way the weights are read, of which there are more than are read at a time."""

@@ -14,8 +14,8 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
-    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) of
-        -> h, c_n, c, gates                         the compute dtype, zeros behind the lengths, which are N integers
+    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D), Wx, b
+        -> h, c_n, c, gates                         of the compute dtype, zeros behind the lengths, which are N integers
                                                     or None; without `keep`, memory beside h does not grow with T
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
@@ -29,9 +29,10 @@ and, if they have something better than the reference engine's,
                                                     b may be None; the results are new arrays
     stream(dtype) -> take                           for NumPy: `take(x, h, c, Wx, Wh, b, next_h, next_c, layer)` is the
                                                     step of one of several layers, for which it looks at the arrays
-                                                    itself: h, c, next_h and next_c are (layers, N, H). True; or False,
-                                                    and nothing done, where something is not as it should be. None: it
-                                                    has none for this dtype
+                                                    itself: h, c, next_h and next_c are (layers, N, H). True; or False
+                                                    or a TypeError, and nothing done, where something is not as it
+                                                    should be. None: it has none for this dtype. Of an engine that is
+                                                    asked for as an object, it is not used
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
                                                     module itself is the one for 'ieee'

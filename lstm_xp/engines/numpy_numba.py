@@ -1,8 +1,8 @@
 """NumPy, when numba is installed: the recurrence compiled, all steps in one call, on several threads.
 
-What is compiled is in `compiled/`. Wh is packed once per call, in the order that the inner loop reads it, for all
-steps; gates are written over the pre-activations. Threads divide the rows, or the units where there are few rows. The
-products of the other stages run in the same way, so that no second pool of threads takes part.
+What is compiled is in `compiled/`. Weights are packed once per call, in the order that the inner loop reads them, for
+all steps. Threads divide the rows, or the units where there are few rows. The products of the other stages run in the
+same way, so that no second pool of threads takes part.
 """
 
 import sys
@@ -60,7 +60,7 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
 def forward(a, h0, c0, Wh, *, keep):
     T, N, H = *a.shape[:2], Wh.shape[0]
     gates = np.ascontiguousarray(a).reshape(T, N, 4, H)
-    return _forward(a[..., :0], Wh[:0], gates[0, 0, 0], None, gates, h0, c0, Wh, keep)
+    return _forward(a[..., :0], _plain(Wh)[:0], gates[0, 0, 0], None, gates, h0, c0, Wh, keep)
 
 
 def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
@@ -126,22 +126,23 @@ def step(x, h, c, Wx, Wh, b):
     return numpy_fused.step(x, h, c, Wx, Wh, b)
 
 
+@cache
 def stream(dtype):
     if dtype.name not in DTYPES or not dtype.isnative:
         return None
     code = _code(dtype)
-    run, desk = partial(code.stream, code.desk, int(WORTH_A_THREAD)), code.desk
+    run = partial(code.stream, code.desk, int(WORTH_A_THREAD))
 
     def take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
-        done = run(x, h, c, Wx, Wh, b, next_h, next_c, layer)
+        arguments = x, h, c, Wx, Wh, b, next_h, next_c, layer
+        done = run(False, *arguments)
         if done == 4:
             next_h[layer], next_c[layer] = numpy_fused.step(x, h[layer], c[layer], Wx, Wh, b)
             return True
         if done >= 2:
             code.helper.wake()
         if done == 2:
-            desk[code.CALLED] = 1
-            done = run(x, h, c, Wx, Wh, b, next_h, next_c, layer)
+            done = run(True, *arguments)
         return done % 2 == 1
 
     return take
@@ -225,13 +226,14 @@ def _code(dtype):
     finally:
         notice.cancel()
     lanes, desk = vectors.BYTES // dtype.itemsize, compiled["new_desk"]()
+    reset = partial(np.copyto, desk, desk.copy())
     return SimpleNamespace(
         **compiled,
         dtype=dtype,
         lanes=lanes,
         spare=deque(maxlen=SPARE),
         desk=desk,
-        helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype))),
+        helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
         threads=threads.limit,
         pool=threads.pool,
     )

@@ -1,7 +1,7 @@
 """The kernels, and the types of their arguments: the recurrence forwards and backwards, and one step.
 
-Arrays are time-major and contiguous; gates and da are (T, N, 4, H). Every kernel does one `part` of `parts` of the
-work. Inside it, arrays are pointers with offsets (`products.py`).
+Arrays are time-major; gates and da are (T, N, 4, H). Every kernel does one `part` of `parts` of the work. Inside it,
+arrays are pointers with offsets (`products.py`).
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from . import compiled
 from .backward import backward, backward_space
 from .forward import forward, forward_space
 from .products import OPTIONS
-from .steps import CALLED, attend, new_desk, step, stream
+from .steps import attend, new_desk, step, stream
 
 
 def compile(dtype):
@@ -45,7 +45,7 @@ def compile(dtype):
             int64,
         ),
         step: (*of_step, meeting, int64, int64),
-        stream: (meeting, int64, *of_step, int64),
+        stream: (meeting, int64, boolean, *of_step, int64),
         attend: (meeting, own(1)),
         backward: (
             given(3, "A"),
@@ -75,4 +75,4 @@ def compile(dtype):
         f.__name__: compiled((int64 if f is stream else types.void)(*arguments), **OPTIONS)(f)
         for f, arguments in signatures.items()
     }
-    return kernels | {f.__name__: f for f in (forward_space, backward_space, new_desk)} | {"CALLED": CALLED}
+    return kernels | {f.__name__: f for f in (forward_space, backward_space, new_desk)}

@@ -186,7 +186,7 @@ def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
 
 @inlined
 def multiply_rows(A, a, a_row, a_k, B, b, K, out, y, N, columns, first, last):
-    """out = A @ B in columns first..last, with B read once for each row of A, as it lies in memory.
+    """out = A @ B in columns first..last, B read as it lies in memory, STREAMS rows of it at a time.
 
     Columns and ranges are whole vectors. Where rows of B do not begin at a line of the cache, vectors begin behind it,
     and what is left over on both sides is done by itself.

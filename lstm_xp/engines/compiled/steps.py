@@ -2,7 +2,7 @@
 
 To wake a thread takes longer than most steps. So a helper that was woken once looks out for more work while the steps
 follow each other, in compiled code (`attend`), and is handed pieces of it over a `desk`. The stream's own thread takes
-them from the first on, the helper from the last on, each by counting `TAKEN` up: each finds its part of the weights in
+them from the first on, a helper from the last on, each by counting `TAKEN` up: each finds its part of the weights in
 its own cache, and nobody waits for a helper but while that is at work on a piece.
 """
 
@@ -16,13 +16,13 @@ from .vectors import BYTES, address, at, data, hold, lanes, load, short_of_line,
 # A step sums over so many rows of its weights, then over the next ones; every other step in the opposite order, for
 # what was read last is still in the cache.
 DEEP = 64
-
 # Flop from which on a helper is worth it, for a row or two; and from which on a BLAS reads large weights faster.
-WORTH_A_HELPER, WORTH_A_BLAS = 1.5e6, 6e7
-# So many pieces a step is divided into: long ones are read faster.
+WORTH_A_HELPER, WORTH_A_BLAS = 4e6, 6e7
+# In so many pieces the columns of a step are divided: long ones are read faster.
 PIECES = 2
-# What is on a desk: counters in lines of memory of their own, then what only their owner writes.
-STREAM, TAKEN, DONE, AWAKE, STEPS, ALONE, CALLED, RESTS, WORK = 0, 16, 32, 48, 64, 65, 66, 67, 80
+
+# What is on a desk: counters in lines of memory of their own, then what only the owner of the desk writes.
+STREAM, TAKEN, GIVEN, DONE, AWAKE, STEPS, ALONE, RESTS, SHARED, WORK = 0, 16, 32, 48, 64, 80, 81, 82, 83, 96
 # Of the steps without a helper, every so many asks for one: to wake it is not free, and in vain if steps are far apart.
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
@@ -30,8 +30,8 @@ LOOKS = 20000
 # A helper that keeps a step waiting for longer than PATIENCE, for its processor has something else to do, rests for so
 # many steps for each nap that the waiting thread takes: what is lost by waiting stays a few percent.
 REST = 100
-# After so many steps a helper has to be asked for again, lest it outlive what the user allows.
-SERVES = 10000
+# After so many pieces a helper has to be asked for again, lest it outlive what the user allows.
+SERVES = 20000
 
 
 def new_desk():
@@ -42,15 +42,21 @@ def new_desk():
 
 
 @inlined
+def sums_of(N, D, H):
+    """How many rows of the weights are summed over at a time, and how many such sums x and h have."""
+    deep = DEEP if N <= FEW_ROWS else max(D, H)
+    return deep, whole(D, deep), whole(H, deep)
+
+
+@inlined
 def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, b, z, start, N, turn, first, last):
     """x @ Wx + h @ Wh + b in columns first..last, in z from `start` on.
 
     With few rows, the products of some rows of the weights at a time are kept apart, and added up in the end: they can
     be read to and fro, turn by turn, and no sum is changed.
     """
-    columns, wide, apart = 4 * H, lanes(z), 4 * H * N
-    deep = DEEP if N <= FEW_ROWS else max(D, H)
-    of_x, of_h = whole(D, deep), whole(H, deep)
+    deep, of_x, of_h = sums_of(N, D, H)
+    columns, wide, apart = 4 * H, lanes(z), N * 4 * H
     for place in range(of_x + of_h):
         k = to_and_fro(place, 0, of_x + of_h, 1, turn)
         y = start + k * apart
@@ -71,8 +77,8 @@ def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, b, z, start
 @inlined
 def room_for(N, D, H, like):
     """Memory for `preactivations`, and where in it they begin: at a line of the cache."""
-    deep = DEEP if N <= FEW_ROWS else max(D, H)
-    room = np.empty((whole(D, deep) + whole(H, deep)) * N * 4 * H + 2 * BYTES // like.itemsize, like.dtype)
+    _, of_x, of_h = sums_of(N, D, H)
+    room = np.empty((of_x + of_h) * N * 4 * H + 2 * BYTES // like.itemsize, like.dtype)
     return room, short_of_line(data(room))
 
 
@@ -105,11 +111,11 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     hold(room)
 
 
-def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
+def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     """One step of one of several layers: h, c, next_h and next_c are (layers, N, H), x (N, D) and h of any strides.
 
     1 if it is done, and 2 more, if a helper should be woken. Else nothing is done: 0 where shapes or layouts do not
-    suit, or these are more rows and more flop than one thread should do; 2 where a helper should be `CALLED` before; 4
+    suit, or these are more rows and more flop than one thread should do; 2 where a helper should be `called` before; 4
     where a BLAS should do it.
     """
     (N, D), (layers, rows, H), size = x.shape, next_h.shape, x.itemsize
@@ -124,14 +130,16 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         and b.shape == (columns,)
         and Wx.strides == Wh.strides == (columns * size, size)
         and c.strides[2] == b.strides[0] == size
+        # A field of records may lie between whole numbers.
+        and x.strides[0] % size == x.strides[1] % size == c.strides[0] % size == c.strides[1] % size == 0
+        and h.strides[0] % size == h.strides[1] % size == h.strides[2] % size == 0
     )
     if not suits:
         return 0
     # A few rows take as long as eight: the time is that of reading the weights.
-    flop = 2 * max(N, 8) * columns * (D + H)
-    large, helped, asks = flop >= limit, False, 0
+    flop, shared, asks = 8 * max(N, 8) * H * (D + H), False, 0
     if N > FEW_ROWS:
-        if large:
+        if flop >= limit:
             return 0
     elif flop >= WORTH_A_BLAS:
         return 4
@@ -139,13 +147,12 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         desk[RESTS] -= 1
     elif flop >= WORTH_A_HELPER:
         awake = look(desk, AWAKE) == 1
-        if large and not awake and desk[CALLED] == 0:
+        if flop >= limit and not (awake or called):
             return 2
-        desk[CALLED] = 0
         if not awake:
             desk[ALONE] += 1
             asks = 2 if desk[ALONE] % ASKS == 0 else 0
-        helped = (awake or large) and add(desk, STREAM) == 0
+        shared = awake or called
 
     # Where several threads count the steps at once, nothing but the order of reading depends on it.
     desk[STEPS] += layer == 0
@@ -154,13 +161,14 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     h_0, h_n, h_k = layer * h.strides[0] // size, h.strides[1] // size, h.strides[2] // size
     room, start = room_for(N, D, H, x)
     z = data(room)
-    if helped:
+    if shared and add(desk, STREAM) == 0:
         work = (address(data(x)), x_n, x_k, D, address(data(h)), h_0, h_n, h_k, H, address(data(Wx)),
                 address(data(Wh)), address(data(b)), address(z), start, N, turn)  # fmt: skip
-        desk[WORK] += 1
         for place, value in enumerate(work):
-            desk[WORK + 1 + place] = value
+            desk[WORK + place] = value
+        desk[SHARED] += 1
         put(desk, DONE, 0)
+        put(desk, GIVEN, 0)
         put(desk, TAKEN, 0)
         own = 0
         while add(desk, TAKEN) < PIECES:
@@ -188,25 +196,21 @@ def stream(desk, limit, x, h, c, Wx, Wh, b, next_h, next_c, layer):
 def attend(desk, like):
     """What a helper does while it is awake: pieces of steps, of arrays of the dtype of `like`.
 
-    Only a piece that was taken keeps the step from ending: so what is on the desk is read after that.
+    A step does not end while a piece that was taken is not done: so what is on the desk is read after that.
     """
     put(desk, AWAKE, 1)
-    p = data(like)
-    looks, served, taken, work = 0, 0, 0, -1
+    p, w = data(like), WORK
+    looks, served = 0, 0
     while looks < LOOKS and served < SERVES:
         looks += 1
         if look(desk, TAKEN) < PIECES and add(desk, TAKEN) < PIECES:
-            if desk[WORK] != work:
-                work, taken, served = desk[WORK], 0, served + 1
-            taken += 1
-            w = WORK + 1
-            first, last = share(4 * desk[w + 8], lanes(p), PIECES - taken, PIECES)
+            first, last = share(4 * desk[w + 8], lanes(p), PIECES - 1 - add(desk, GIVEN), PIECES)
             preactivations(at(desk[w], p), 0, desk[w + 1], desk[w + 2], desk[w + 3],
                            at(desk[w + 4], p), desk[w + 5], desk[w + 6], desk[w + 7], desk[w + 8],
                            at(desk[w + 9], p), at(desk[w + 10], p), at(desk[w + 11], p),
                            at(desk[w + 12], p), desk[w + 13], desk[w + 14], desk[w + 15], first, last)  # fmt: skip
             add(desk, DONE)
-            looks = 0
+            looks, served = 0, served + 1
         else:
             pause()
     put(desk, AWAKE, 0)

@@ -35,25 +35,28 @@ class Worker:
 class Helper:
     """A thread that does `work` in compiled code whenever it was woken, until that ends by itself."""
 
-    def __init__(self, work):
-        self.work = work
-        self.forget()
+    def __init__(self, work, reset):
+        self.work, self.reset = work, reset
+        self.wanted, self.free, self.thread = Event(), Lock(), None
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self.forget)
 
     def forget(self):
-        """In a forked child: the parent's thread is not here."""
-        self.wanted, self.thread = Event(), None
+        """In a forked child: the parent's thread is not here, nor whoever shared work with it."""
+        self.wanted, self.free, self.thread = Event(), Lock(), None
+        self.reset()
 
     def wake(self):
         """If the user allows a second thread, and the system gives one."""
         if limit() < 2:
             return
         self.wanted.set()
-        if self.thread is None:
-            self.thread = Thread(target=self.serve, name="lstm_xp helper", daemon=True)
-            with suppress(RuntimeError):
-                self.thread.start()
+        with self.free:
+            if self.thread is None:
+                thread = Thread(target=self.serve, name="lstm_xp helper", daemon=True)
+                with suppress(RuntimeError):
+                    thread.start()
+                    self.thread = thread
 
     def serve(self):
         while self.wanted.wait():
