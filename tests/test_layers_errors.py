@@ -250,7 +250,6 @@ STEP = [
     ({"x_t": np.ma.array(zeros(N, D))}, TypeError, "LSTM.step: x_t must be an array; got MaskedArray."),
     ({"params": changed(0, Wx=np.ma.array(zeros(D, 4 * H)))}, TypeError, "must be an array; got MaskedArray."),
     ({"params": changed(1, b=np.ma.array(zeros(4 * H)))}, TypeError, "must be an array; got MaskedArray."),
-    ({"params": changed(0, Wh=np.matrix(zeros(H, 4 * H)))}, TypeError, "must be an array; got matrix."),
     ({"state": State(np.ma.array(HIDDEN), CELL)}, TypeError, "must be an array; got MaskedArray."),
     ({"x_t": zeros(N, D, dtype="float32")}, TypeError, "LSTM.step: all arrays must share one dtype; got x_t: float32"),
     ({"state": HIDDEN}, TypeError, "LSTM.step: state must be a pair (h, c); got ndarray."),

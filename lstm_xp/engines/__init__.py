@@ -14,9 +14,10 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
-    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D), Wx, b
-        -> h, c_n, c, gates                         of the compute dtype, zeros behind the lengths, which are N integers
-                                                    or None; without `keep`, memory beside h does not grow with T
+    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) with
+        -> h, c_n, c, gates                         zeros behind the lengths, which are N integers or None; x, Wx, b of
+                                                    the compute dtype; without `keep`, memory beside h does not grow
+                                                    with T
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0

@@ -32,7 +32,8 @@ def backward(
     steps before, while it is in the cache; with da (T, N, 4, H), it is kept, `some` are all steps, and that is all.
 
     dh (T, N, H) has contiguous rows, x, WhT (4H, H) and WxT (4H, D) any strides. Threads divide the recurrence as in
-    `forward`, rows among the first `active` of them; the products are divided among all. `space` is as `backward_space` says.
+    `forward`, rows among the first `active` of them; the products are divided among all. `space` is as `backward_space`
+    says.
 
     Of one row, da @ WhT is dot products with the rows of Wh, which need not be rearranged, but begin at whole vectors.
     """
