@@ -107,7 +107,7 @@ MUTANTS = {
     "next_h for prev_h in dWh": (
         ANY,
         "derivatives",
-        (SEQUENCE, "xp.concat([steps, prev_h,", "xp.concat([steps, states,"),
+        (SEQUENCE, "xp.concat([x, prev_h,", "xp.concat([x, h,"),
     ),
     "next_h for prev_h in dWh of a step": (
         ANY,
@@ -151,7 +151,7 @@ MUTANTS = {
     "dh0 and dc0 swapped (fused)": (
         FUSED,
         "derivatives",
-        (SEQUENCE, "db, dh0, dc0 = engine.gradients", "db, dc0, dh0 = engine.gradients"),
+        (SEQUENCE, "dx, dh0, dWx, dWh, db, dc0 = engine", "dx, dc0, dWx, dWh, db, dh0 = engine"),
     ),
     "c0 forgotten in da_f": (ANY, "derivatives", (ANY_FILE, "c[t - 1, ...] if t > 0 else c0", "c[t - 1, ...]")),
     "c0 forgotten in da_f (fused)": (
