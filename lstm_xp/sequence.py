@@ -389,14 +389,16 @@ def _products(engine, da, x, h0, h, Wx, need_dx, wide, xp):
     """Stage three: dx, dWx, dWh, db from da, x and h, all (T, N, .) in the order of processing."""
     (T, N, D), H = x.shape, h.shape[2]
     product, flat = engines.product(engine), rows_of(da, xp)
-    dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D)) if need_dx else None
     if hasattr(engine, "weight_gradients"):
-        return dx, *engine.weight_gradients(x, h0, h, da)
-    x, h = wide(x), wide(h)
-    # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
-    prev_h = xp.concat([wide(h0)[None, ...], h[:-1, ...]])
-    dW = product(rows_of(xp.concat([x, prev_h, xp.ones_like(h[..., :1])], axis=-1), xp).T, flat)
-    return dx, dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
+        dWx, dWh, db = engine.weight_gradients(x, h0, h, da)
+    else:
+        x, h = wide(x), wide(h)
+        # What was multiplied: x_t with Wx, h_{t-1} (h0 at the first step) with Wh, 1 with b. One product.
+        prev_h = xp.concat([wide(h0)[None, ...], h[:-1, ...]])
+        dW = product(rows_of(xp.concat([x, prev_h, xp.ones_like(h[..., :1])], axis=-1), xp).T, flat)
+        dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
+    dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D)) if need_dx else None
+    return dx, dWx, dWh, db
 
 
 def _saturate_padding(a, timeline, start, xp):

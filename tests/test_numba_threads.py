@@ -208,7 +208,7 @@ LARGE = [(100, 256), (200, 512)]
 
 def streamed(dtype, sizes, steps=300):
     """The last output and state of a stream, and how many of its steps were shared with a helper."""
-    code, network, rng = numpy_numba._code(np.dtype(dtype)), LSTM(*sizes), np.random.default_rng(0)
+    code, network, rng = numpy_numba._code(np.dtype(dtype)), LSTM(*sizes, engine=NAME), np.random.default_rng(0)
     params, x = network.init(seed=1, dtype=np.dtype(dtype)), rng.standard_normal((steps, 1, sizes[0])).astype(dtype)
     state, before = State(*(np.zeros((1, 1, sizes[1]), dtype) for _ in range(2))), code.desk[SHARED]
     for x_t in x:

@@ -44,12 +44,13 @@ def declines(problem):
 def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     """Stages one and two: pre-activations are made block by block, when the recurrence wants them."""
     T, N, D, H = *x.shape, Wh.shape[0]
-    b = np.zeros(4 * H, x.dtype) if b is None else b
+    dtype = _native(x.dtype)
+    b = np.zeros(4 * H, dtype) if b is None else b
     ended = None if lengths is None else np.arange(T)[:, None] >= lengths
-    halves = _halves(H, x.dtype)
+    halves = _halves(H, dtype)
     if N >= FEW:
         weights = _turned(np.concat([Wx, b[None]]) * halves)
-        inputs = np.ones((_steps(T, N, H), N, D + 1), x.dtype)
+        inputs = np.ones((_steps(T, N, H), N, D + 1), dtype)
 
     def fill(start, stop, out):
         if N < FEW:
@@ -62,8 +63,8 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
             rows[:, :, :D] = x[start:stop]
             np.matmul(weights, rows.swapaxes(1, 2), out=out.reshape(-1, 4 * H, N))
         if ended is not None:
-            big = np.finfo(x.dtype).max / 4
-            saturated = np.asarray([-big, big, -big, 0], x.dtype).reshape(4, 1, 1)
+            big = np.finfo(dtype).max / 4
+            saturated = np.asarray([-big, big, -big, 0], dtype).reshape(4, 1, 1)
             np.copyto(out, saturated, where=ended[start:stop, None, None, :])
 
     return _recurrence(fill, T, h0, c0, Wh, keep)
@@ -82,7 +83,7 @@ def forward(a, h0, c0, Wh, *, keep):
 def _recurrence(fill, T, h0, c0, Wh, keep):
     """All steps; `fill(start, stop, out)` writes their pre-activations (steps, 4, H, N), halved but for those of g."""
     N, H = h0.shape
-    dtype = c0.dtype
+    dtype = _native(c0.dtype)
     weights = Wh * _halves(H, dtype)
     weights = _turned(weights) if N > TURN else weights.T
     size = _steps(T, N, H)
@@ -262,7 +263,13 @@ def step(x, h, c, Wx, Wh, b):
 
 def _states(dh_n, dc_n, c0):
     """Gradients of the final state, None for zeros, as (H, N) in memory of their own."""
-    return (np.zeros(c0.T.shape, c0.dtype) if v is None else np.array(v.T, c0.dtype, order="C") for v in (dh_n, dc_n))
+    dtype = _native(c0.dtype)
+    return (np.zeros(c0.T.shape, dtype) if v is None else np.array(v.T, dtype, order="C") for v in (dh_n, dc_n))
+
+
+def _native(dtype):
+    """The same with its bytes in this processor's order, which a product wants of its results."""
+    return dtype.newbyteorder("=")
 
 
 def _empty_da(T, N, H, dtype):
