@@ -238,17 +238,42 @@ def rested(request):
 @pytest.mark.parametrize("sizes", LARGE, ids=str)
 @dtypes
 def test_a_helper_changes_no_bit(limited, rested, dtype, sizes):
+    """One that is awake all the time: how long Python takes to wake it depends on what else the machine does."""
     limited(1)
-    alone, _ = streamed(dtype, sizes)
-    assert not rested[AWAKE]
+    alone, helped = streamed(dtype, sizes)
+    assert helped == 300 * (sizes == LARGE[1])  # called, in vain
+    code, ended = numpy_numba._code(np.dtype(dtype)), threading.Event()
+
+    def attend():
+        while not ended.is_set():
+            code.attend(rested, np.empty(0, dtype))
+
+    helper = threading.Thread(target=attend)
+    helper.start()
+    try:
+        while not rested[AWAKE]:
+            time.sleep(0.001)
+        rested[RESTS], shared = 0, 0
+        for _ in range(5):
+            together, helped = streamed(dtype, sizes)
+            shared += helped
+            assert all(map(same_bits, together, alone))
+        assert shared > 0
+    finally:
+        ended.set()
+        helper.join()
+
+
+def test_a_helper_is_woken_whenever_it_is_wanted(limited):
+    done = threading.Semaphore(0)
+    helper = threads.Helper(done.release, lambda: None)
+    limited(1)
+    helper.wake()
+    assert helper.thread is None
     limited(2)
-    helped, end = 0, time.monotonic() + PATIENCE / 2
-    while helped < 1000 and time.monotonic() < end:  # it comes when Python lets it, and may have to rest
-        together, more = streamed(dtype, sizes)
-        assert all(map(same_bits, together, alone))
-        helped, rested[RESTS] = helped + more, 0
-    assert helped >= 1000
-    asleep(dtype)
+    for _ in range(3):
+        helper.wake()
+        assert done.acquire(timeout=PATIENCE / 2)
 
 
 @pytest.mark.parametrize("sizes", LARGE, ids=str)
@@ -258,7 +283,7 @@ def test_a_helper_that_does_not_come_is_not_waited_for(limited, rested, dtype, s
     alone, _ = streamed(dtype, sizes, 20)
     rested[AWAKE] = 1
     together, helped = streamed(dtype, sizes, 20)
-    assert helped == 20
+    assert helped > 0
     assert all(map(same_bits, together, alone))
 
 
@@ -281,6 +306,7 @@ def test_a_helper_that_is_slow_rests(limited, rested, dtype):
     other = threading.Thread(target=take_a_piece_and_nap, args=(rested,))
     other.start()
     while other.is_alive():
+        rested[AWAKE] = 1
         streamed(dtype, LARGE[0], 1)
     other.join()
     assert rested[RESTS]
