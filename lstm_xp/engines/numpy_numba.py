@@ -131,18 +131,19 @@ def stream(dtype):
     if dtype.name not in DTYPES or not dtype.isnative:
         return None
     code = _code(dtype)
-    run = partial(code.stream, code.desk, int(WORTH_A_THREAD))
+    run = partial(code.stream, code.desk)
 
     def take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
         arguments = x, h, c, Wx, Wh, b, next_h, next_c, layer
-        done = run(False, *arguments)
+        limit = int(WORTH_A_THREAD)
+        done = run(limit, False, *arguments)
         if done == 4:
             next_h[layer], next_c[layer] = numpy_fused.step(x, h[layer], c[layer], Wx, Wh, b)
             return True
         if done >= 2:
             code.helper.wake()
         if done == 2:
-            done = run(True, *arguments)
+            done = run(limit, True, *arguments)
         return done % 2 == 1
 
     return take
