@@ -23,7 +23,7 @@ from .vectors import BYTES, data
 
 
 def backward(
-    dh, carry, dc, gates, c, c0, WhT, da, x, h0, h, WxT, dx, dW, some, space, across, active, meeting, part, parts
+    dh, carry, dc, gates, c, c0, WhT, da, x, h0, h, WxT, dx, dW, some, space, active, across, meeting, part, parts
 ):
     """The gradients of a sequence, from the last step to the first, and after so many steps those of x and the weights.
 
