@@ -242,6 +242,8 @@ def step_problem(N, D, H, dtype, seed=0):
 
 
 STEPS = [(1, 1, 1), (3, 17, 2), (2, 5, 33), (7, 40, 64), (13, 3, 68), (1, 70, 128)]
+# Weights that are read in pieces; some have rows of both x and h.
+STEPS += [(1, 101, 300), (2, 1, 252), (1, 515, 700)]
 
 
 @pytest.mark.parametrize("sizes", STEPS, ids=str)
@@ -255,6 +257,7 @@ def test_a_step_is_that_of_the_reference(library, dtype, sizes):
     results = numpy_numba.step(*arguments)
     for result, expected in zip(results, engines.load("array_api").step(*wide), strict=True):
         assert_close(result, expected, like=lib.asarray(wide[1], dtype))
+    assert all(map(same_bits, numpy_numba.step(*arguments), results))  # in the opposite order
     for result, expected in zip(
         numpy_numba.step(*arguments[:5], None), numpy_numba.step(*arguments[:5], 0 * arguments[5]), strict=True
     ):

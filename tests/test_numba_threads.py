@@ -23,8 +23,8 @@ if numpy_numba.obstacle():
 from numba import njit
 
 from lstm_xp.engines.compiled import threads
-from lstm_xp.engines.compiled.meeting import add, look, sleep
-from lstm_xp.engines.compiled.steps import AWAKE, DONE, PIECES, RESTS, SHARED, TAKEN
+from lstm_xp.engines.compiled.meeting import ARRIVED, add, look, sleep
+from lstm_xp.engines.compiled.steps import AWAKE, DONE, RESTS, SHARED, TAKEN, piece_at
 
 NAME = numpy_numba.name
 LIMITS = (1, 2, 3, 5)
@@ -141,6 +141,17 @@ def test_bits_do_not_depend_on_threads(library, limited, uneven, dtype, route):
         assert uneven[0] == {route if count > 1 else "alone"}
 
 
+@pytest.mark.parametrize("route", ["rows", "units"])
+@dtypes
+def test_threads_that_divide_rows_do_not_meet_after_every_step(library, limited, dtype, route):
+    """The backward kernel, which is the last to run: it meets once before all steps, and twice for their products."""
+    limited(2)
+    arrays = problem(library, dtype, *ROUTES[route])
+    numba_run(arrays)
+    T, meetings = ROUTES[route][1], threads.pool.meeting[ARRIVED] // 2
+    assert meetings < T if route == "rows" else meetings > T
+
+
 SIZES = [(1, 3, 2, 1), (2, 3, 3, 64), (5, 4, 2, 192), (3, 2, 5, 320), (23, 3, 3, 5), (9, 3, 70, 68), (7, 2, 33, 33)]
 
 
@@ -204,6 +215,19 @@ def test_steps_do_not_depend_on_threads(limited, eager, poisoned, dtype, sizes):
 
 # Large enough for one; and larger, for which it is called before the step begins.
 LARGE = [(100, 256), (200, 512)]
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 5])
+def test_each_piece_of_a_step_is_done_once_and_what_was_read_last_comes_first(pieces):
+    for stopped in range(pieces + 1):  # where the stream's own thread did, and its helper
+
+        def order(turn, middle=stopped):
+            return [piece_at.py_func(place, pieces, middle, turn) for place in range(pieces)]
+
+        there, back = order(0), order(1)
+        assert sorted(there) == sorted(back) == list(range(pieces))
+        assert back[:stopped] == there[:stopped][::-1]
+        assert back[stopped:] == there[stopped:][::-1]
 
 
 def streamed(dtype, sizes, steps=300):
@@ -290,7 +314,7 @@ def test_a_helper_that_does_not_come_is_not_waited_for(limited, rested, dtype, s
 @njit(nogil=True)
 def take_a_piece_and_nap(desk):
     while True:
-        if look(desk, TAKEN) < PIECES and add(desk, TAKEN) < PIECES:
+        if look(desk, TAKEN) < 0 and add(desk, TAKEN) < 0:
             for _ in range(1000):
                 sleep()
             add(desk, DONE)

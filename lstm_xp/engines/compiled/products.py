@@ -185,8 +185,8 @@ def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
 
 
 @inlined
-def multiply_rows(A, a, a_row, a_k, B, b, K, out, y, N, columns, first, last):
-    """out = A @ B in columns first..last, B read as it lies in memory, STREAMS rows of it at a time.
+def multiply_rows(A, a, a_row, a_k, B, b, K, added, out, y, N, columns, first, last):
+    """out = A @ B in columns first..last, or `added` to it; B read as it lies in memory, STREAMS rows of it at a time.
 
     Columns and ranges are whole vectors. Where rows of B do not begin at a line of the cache, vectors begin behind it,
     and what is left over on both sides is done by itself.
@@ -198,7 +198,7 @@ def multiply_rows(A, a, a_row, a_k, B, b, K, out, y, N, columns, first, last):
         depth = min(STREAMS, K - k)
         for n in range(N):
             start, here, to = a + n * a_row + k * a_k, b + k * columns, y + n * columns
-            kept = wide if k else 0
+            kept = wide if k or added else 0
             if left:
                 add_rows(A, start, a_k, B, here, columns, depth, min(kept, left), out, to, first, first + 1, left)
             add_rows(A, start, a_k, B, here, columns, depth, kept, out, to, first + left, last - right, wide)
