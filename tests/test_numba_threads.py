@@ -24,7 +24,8 @@ from numba import njit
 
 from lstm_xp.engines.compiled import threads
 from lstm_xp.engines.compiled.meeting import ARRIVED, add, look, sleep
-from lstm_xp.engines.compiled.steps import AWAKE, DONE, RESTS, SHARED, TAKEN, piece_at
+from lstm_xp.engines.compiled.products import STREAMS, share
+from lstm_xp.engines.compiled.steps import AWAKE, DEEP, DONE, RESTS, SHARED, TAKEN, piece_at, sums_of
 
 NAME = numpy_numba.name
 LIMITS = (1, 2, 3, 5)
@@ -228,6 +229,19 @@ def test_each_piece_of_a_step_is_done_once_and_what_was_read_last_comes_first(pi
         assert sorted(there) == sorted(back) == list(range(pieces))
         assert back[:stopped] == there[:stopped][::-1]
         assert back[stopped:] == there[stopped:][::-1]
+
+
+@pytest.mark.parametrize("N", [1, 2, 3])
+@pytest.mark.parametrize("H", [1, 33, 256, 1024, 40000])
+@pytest.mark.parametrize("D", [1, 300, 70000])
+def test_every_sum_of_a_step_has_rows_and_all_rows_are_in_one(N, D, H):
+    pieces, sums = sums_of.py_func(N, D, H)
+    ranges = [share.py_func(D + H, STREAMS, place, pieces * sums) for place in range(pieces * sums)]
+    assert [first for first, _ in ranges] == [0] + [last for _, last in ranges[:-1]]
+    assert ranges[-1][1] == D + H
+    assert all(first < last for first, last in ranges)
+    if N == 1:
+        assert all(last - first <= DEEP + STREAMS for first, last in ranges)
 
 
 def streamed(dtype, sizes, steps=300):

@@ -51,8 +51,9 @@ def sums_of(N, D, H):
     """Into how many pieces a step is divided, and how many sums each has."""
     if N > FEW_ROWS:
         return 1, 1
-    flop = flop_of(N, D, H)
-    pieces = PIECES + int(flop / PIECE) if flop >= WORTH_A_HELPER else 1
+    flop, pieces = flop_of(N, D, H), 1
+    if flop >= WORTH_A_HELPER:
+        pieces = min(PIECES + int(flop / PIECE), whole(D + H, DEEP))
     return pieces, whole(whole(D + H, pieces), DEEP)
 
 
