@@ -244,6 +244,8 @@ def step_problem(N, D, H, dtype, seed=0):
 STEPS = [(1, 1, 1), (3, 17, 2), (2, 5, 33), (7, 40, 64), (13, 3, 68), (1, 70, 128)]
 # Weights that are read in pieces; some have rows of both x and h.
 STEPS += [(1, 101, 300), (2, 1, 252), (1, 515, 700)]
+# Long sums.
+STEPS += [(3, 512, 1024), (3, 4096, 256)]
 
 
 @pytest.mark.parametrize("sizes", STEPS, ids=str)

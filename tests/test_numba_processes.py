@@ -172,6 +172,7 @@ print("done")
         ("sequence", [(3, 2, 5, 7), (7, 3, 17, 33), (2, 2, 3, 64), (5, 2, 65, 192), (13, 2, 1, 68)]),
         ("step", [(1, 1, 1, 1), (2, 1, 3, 5), (3, 1, 5, 64), (4, 1, 7, 33), (7, 1, 33, 320), (2, 1, 3, 24)]),
         ("step", [(3, 1, 17, 260), (3, 1, 17, 132), (3, 1, 17, 68), (3, 1, 17, 34)]),
+        ("step", [(1, 1, 101, 300), (2, 1, 1, 252), (2, 1, 515, 260), (1, 1, 9, 256)]),
     ],
 )
 def test_nothing_beyond_an_array_is_touched(what, sizes):
@@ -184,8 +185,10 @@ def test_nothing_beyond_an_array_is_touched(what, sizes):
 COMPARE = """
 import sys, time
 from problems import compare, random_problem, rounded, run, same_bits
+from lstm_xp import engines
 from lstm_xp.engines import numpy_numba
 from lstm_xp.engines.compiled import vectors
+from lstm_xp.testing import assert_close
 
 dtype, before = sys.argv[1], time.monotonic()
 code = numpy_numba._code(numpy_numba.np.dtype(dtype))
@@ -201,6 +204,13 @@ for N, T, D, H in ((5, 7, 19, 33), (1, 4, 7, 45), (2, 5, 17, 192), (23, 3, 70, 6
     code.threads, numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = lambda: 2, 1.0, 1.0
     two = run(arrays, engine="numpy_numba")
     assert all(same_bits(one[name], two[name]) for name in one), (N, T, D, H)
+for N, D, H in ((1, 101, 300), (2, 7, 64), (3, 40, 64)):
+    values = random_problem(N, 1, D, H)
+    arguments = [values["x"][:, 0], *(values[name] for name in ("h0", "c0", "Wx", "Wh", "b"))]
+    arguments = [value.astype(dtype) for value in arguments]
+    wide = engines.load("array_api").step(*(value.astype(float) for value in arguments))
+    for result, expected in zip(numpy_numba.step(*arguments), wide, strict=True):
+        assert_close(result, expected, like=arguments[0])
 for kernel in (code.forward, code.backward, code.step, code.stream):
     print(sum(kernel.stats.cache_hits.values()))
 time.sleep(max(0, before + 1.5 - time.monotonic()))  # a notice that nobody called off comes after a second

@@ -25,7 +25,7 @@ DTYPES = ("float32", "float64")
 # Flop below which a second thread costs more than it does: to wake it takes about 50 us.
 WORTH_A_THREAD = 1.5e7
 # To rearrange a weight takes as long as so many flop.
-PACKING = 64
+PACKING = 16
 # Flop of one step below which to meet after each one costs more than to divide it.
 WORTH_A_MEETING = 4e5
 # With fewer rows a thread, threads divide the units.
@@ -169,7 +169,7 @@ def _parts(code, flop):
 def _divide(code, T, N, H):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
     step = 8 * N * H * H
-    threads = code.threads() if T * step + PACKING * H * H > WORTH_A_THREAD else 1
+    threads = code.threads() if T * step + PACKING * 4 * H * H > WORTH_A_THREAD else 1
     across = N < ROWS * threads and H >= code.lanes * threads and step > WORTH_A_MEETING
     return across, threads if across else min(threads, -(-N // ROWS))
 

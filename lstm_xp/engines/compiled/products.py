@@ -158,7 +158,8 @@ def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
 def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
     """out = what was `kept` of it + A @ B for one row of A and STREAMS rows of B at most, vector by vector of columns.
 
-    `kept` and `count` say how many numbers of a vector are read of `out`, and of B.
+    `kept` and `count` say how many numbers of a vector are read of `out`, and of B. What is added is summed by itself,
+    which takes the rounding of a long sum out of most additions.
     """
     wide = lanes(A)
     if depth == STREAMS:
@@ -166,8 +167,7 @@ def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
         s4, s5, s6, s7 = A[a + 4 * a_k], A[a + 5 * a_k], A[a + 6 * a_k], A[a + 7 * a_k]
         for j in range(first, last, wide):
             k = b + j
-            v = load(out, y + j, kept)
-            v = v + s0 * load(B, k, count)
+            v = s0 * load(B, k, count)
             v = v + s1 * load(B, k + b_k, count)
             v = v + s2 * load(B, k + 2 * b_k, count)
             v = v + s3 * load(B, k + 3 * b_k, count)
@@ -175,13 +175,13 @@ def add_rows(A, a, a_k, B, b, b_k, depth, kept, out, y, first, last, count):
             v = v + s5 * load(B, k + 5 * b_k, count)
             v = v + s6 * load(B, k + 6 * b_k, count)
             v = v + s7 * load(B, k + 7 * b_k, count)
-            store(out, y + j, v, count)
+            store(out, y + j, load(out, y + j, kept) + v, count)
         return
     for j in range(first, last, wide):
-        v = load(out, y + j, kept)
-        for k in range(depth):
+        v = A[a] * load(B, b + j, count)
+        for k in range(1, depth):
             v = v + A[a + k * a_k] * load(B, b + j + k * b_k, count)
-        store(out, y + j, v, count)
+        store(out, y + j, load(out, y + j, kept) + v, count)
 
 
 @inlined

@@ -16,28 +16,30 @@ from .meeting import PATIENCE, add, begin, look, pause, put, sleep
 from .products import FEW_ROWS, STREAMS, inlined, multiply_rows, share, to_and_fro, whole
 from .vectors import BYTES, address, at, data, hold, lanes, load, short_of_line, store
 
-# So many rows of the weights, or a few less, are summed over at a time.
+# At most so many rows of the weights are summed over at a time.
 DEEP = 64
-# Flop from which on a helper is worth it, for a row or two; the pieces that there are then, and one more for so many
-# flop: that is as long as one thread waits for another.
-WORTH_A_HELPER, PIECES, PIECE = 4e6, 4, 1e7
+# Flop from which on a helper is worth it, for a row or two. There are a few pieces then, and one more for so many flop:
+# that is as long as one thread waits for another.
+WORTH_A_HELPER, FEWEST_PIECES, FLOP_OF_A_PIECE = 4e6, 4, 1e7
 
-# What is on a desk: counters in lines of memory of their own, then what only the owner of the desk writes.
-STREAM, TAKEN, GIVEN, DONE, AWAKE, STEPS, ALONE, RESTS, SHARED, OWN, WORK = 0, 16, 32, 48, 64, 80, 81, 82, 83, 84, 96
+# What is on a desk, which all streams of a dtype share: counters in lines of memory of their own; then numbers of which
+# nothing depends but how fast it goes, if several threads write them; then what only the owner of the desk writes.
+STREAM, TAKEN, GIVEN, DONE, AWAKE, STEPS, ALONE, RESTS, SHARED, MET, WORK = 0, 16, 32, 48, 64, 80, 81, 82, 96, 97, 98
 # Of the steps without a helper, every so many asks for one: to wake it is not free, and in vain if steps are far apart.
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
 LOOKS = 20000
-# A helper that keeps a step waiting for longer than PATIENCE, for its processor has something else to do, rests for so
-# many flop for each nap that the waiting thread takes: what is lost by waiting stays a few percent.
-REST = 4e8
-# After so many pieces a helper has to be asked for again, lest it outlive what the user allows.
-SERVES = 20000
+# A helper whose processor has something else to do rests for so many flop of large steps, that what is lost stays a
+# few percent: whenever it is awake and takes nothing, and for each nap of the thread that waits for it. That one is
+# patient for as long as it takes to read a piece: one look more for so many bytes.
+REST, BYTES_A_LOOK = 400_000_000, 256
+# After so many flop a helper has to be asked for again, lest it outlive what the user allows.
+SERVES = 1e11
 
 
 def new_desk():
     """A desk on which there is no work."""
-    return np.zeros(WORK + 24, np.int64)
+    return np.zeros(WORK + 18, np.int64)
 
 
 @inlined
@@ -53,20 +55,21 @@ def sums_of(N, D, H):
         return 1, 1
     flop, pieces = flop_of(N, D, H), 1
     if flop >= WORTH_A_HELPER:
-        pieces = min(PIECES + int(flop / PIECE), whole(D + H, DEEP))
+        pieces = min(FEWEST_PIECES + int(flop / FLOP_OF_A_PIECE), whole(D + H, DEEP))
     return pieces, whole(whole(D + H, pieces), DEEP)
 
 
 @inlined
-def piece_at(place, pieces, middle, turn):
-    """The pieces in order; at every other turn those before the middle backwards, then the others, backwards."""
+def piece_at(place, pieces, met, turn):
+    """The pieces in order; at every other turn, away from where two threads met: those before it backwards, then the
+    others backwards, of which a helper, who begins at the end, takes those first that it took last."""
     if turn % 2 == 0:
         return place
-    return middle - 1 - place if place < middle else middle + pieces - 1 - place
+    return met - 1 - place if place < met else met + pieces - 1 - place
 
 
 @inlined
-def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, z, start, N, turn, piece, pieces, sums,
+def preactivations(x, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, z, start, N, turn, piece, pieces, sums,
                    first, last):  # fmt: skip
     """One piece of x @ Wx + h @ Wh, in columns first..last.
 
@@ -78,7 +81,7 @@ def preactivations(x, x_0, x_n, x_k, D, h, h_0, h_n, h_k, H, Wx, Wh, z, start, N
         s = to_and_fro(s, 0, sums, 1, turn)
         top, bottom = share(D + H, STREAMS, piece * sums + s, pieces * sums)
         y, of_x = place + s * apart, max(0, min(bottom, D) - top)
-        multiply_rows(x, x_0 + top * x_k, x_n, x_k, Wx, top * columns, of_x, False, z, y, N, columns, first, last)
+        multiply_rows(x, top * x_k, x_n, x_k, Wx, top * columns, of_x, False, z, y, N, columns, first, last)
         top = max(0, top - D)
         multiply_rows(h, h_0 + top * h_k, h_n, h_k, Wh, top * columns, bottom - D - top, of_x > 0,
                       z, y, N, columns, first, last)  # fmt: skip
@@ -133,7 +136,7 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     for gate in range(4):
         first, last = gate * H + j0, gate * H + j1
         for piece in range(pieces):
-            preactivations(data(x), 0, x.strides[0] // size, x.strides[1] // size, D,
+            preactivations(data(x), x.strides[0] // size, x.strides[1] // size, D,
                            data(h), 0, h.strides[1] // size, h.strides[2] // size, H,
                            data(Wx), data(Wh), z, start, N, 0, piece, pieces, sums, first, last)  # fmt: skip
         add_pieces(z, start, pieces, sums, data(b), N, H, first, last)
@@ -158,7 +161,8 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         and Wx.shape == (D, columns)
         and Wh.shape == (H, columns)
         and b.shape == (columns,)
-        and Wx.strides == Wh.strides == (columns * size, size)
+        and Wh.strides == (columns * size, size)
+        and Wx.strides == (columns * size if D > 1 else Wx.strides[0], size)
         and c.strides[2] == b.strides[0] == size
         # A field of records may lie between whole numbers.
         and x.strides[0] % size == x.strides[1] % size == c.strides[0] % size == c.strides[1] % size == 0
@@ -166,20 +170,21 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     )
     if not suits:
         return 0
-    flop, shared, asks = flop_of(N, D, H), False, 0
+    flop, awake, shared, asks = flop_of(N, D, H), False, False, 0
     if N > FEW_ROWS:
         if flop >= limit:
             return 0
-    elif desk[RESTS] > 0:
-        desk[RESTS] -= 1
     elif flop >= WORTH_A_HELPER:
-        awake = look(desk, AWAKE) == 1
-        if flop >= limit and not (awake or called):
-            return 2
-        if not awake:
-            desk[ALONE] += 1
-            asks = 2 if desk[ALONE] % ASKS == 0 else 0
-        shared = awake or called
+        if desk[RESTS] > 0:
+            desk[RESTS] -= flop
+        else:
+            awake = look(desk, AWAKE) == 1
+            if flop >= limit and not (awake or called):
+                return 2
+            if not awake:
+                desk[ALONE] += 1
+                asks = 2 if desk[ALONE] % ASKS == 0 else 0
+            shared = awake or called
 
     # Where several threads count the steps at once, nothing but the order of reading depends on it.
     desk[STEPS] += layer == 0
@@ -190,9 +195,9 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     room, start = room_for(N, H, pieces * sums, x)
     z, own = data(room), 0
     if shared and add(desk, STREAM) == 0:
-        middle = min(desk[OWN], pieces)
+        met = min(desk[MET], pieces)
         work = (address(data(x)), x_n, x_k, D, address(data(h)), h_0, h_n, h_k, H, address(data(Wx)),
-                address(data(Wh)), address(z), start, N, turn, pieces, sums, middle)  # fmt: skip
+                address(data(Wh)), address(z), start, N, turn, pieces, sums, met)  # fmt: skip
         for place, value in enumerate(work):
             desk[WORK + place] = value
         desk[SHARED] += 1
@@ -200,21 +205,23 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         put(desk, GIVEN, 0)
         put(desk, TAKEN, -pieces)
         while add(desk, TAKEN) < 0:
-            preactivations(data(x), 0, x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
-                           turn, piece_at(own, pieces, middle, turn), pieces, sums, 0, columns)  # fmt: skip
+            preactivations(data(x), x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
+                           turn, piece_at(own, pieces, met, turn), pieces, sums, 0, columns)  # fmt: skip
             own += 1
-        desk[OWN] = own
-        looks = 0
+        desk[MET] = own
+        if awake and own == pieces:
+            desk[RESTS] += REST
+        looks, patience = 0, PATIENCE + (D + H) * columns * size // (pieces * BYTES_A_LOOK)
         while look(desk, DONE) < pieces - own:
             looks += 1
             pause()
-            if looks > PATIENCE:
+            if looks > patience:
                 sleep()
-                desk[RESTS] += 1 + int(REST / flop)
+                desk[RESTS] += REST
         put(desk, STREAM, 0)
     else:
         for piece in range(pieces):
-            preactivations(data(x), 0, x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
+            preactivations(data(x), x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
                            turn, piece_at(piece, pieces, pieces, turn), pieces, sums, 0, columns)  # fmt: skip
     add_pieces(z, start, pieces, sums, data(b), N, H, 0, columns)
     new_states(z, start, N, H, data(c), layer * c_l, c_n, data(next_h), data(next_c), layer * N * H,
@@ -234,14 +241,15 @@ def attend(desk, like):
     while looks < LOOKS and served < SERVES:
         looks += 1
         if look(desk, TAKEN) < 0 and add(desk, TAKEN) < 0:
-            turn, pieces, sums, middle = desk[w + 14], desk[w + 15], desk[w + 16], desk[w + 17]
-            piece = piece_at(pieces - 1 - add(desk, GIVEN), pieces, middle, turn)
-            preactivations(at(desk[w], p), 0, desk[w + 1], desk[w + 2], desk[w + 3],
-                           at(desk[w + 4], p), desk[w + 5], desk[w + 6], desk[w + 7], desk[w + 8],
-                           at(desk[w + 9], p), at(desk[w + 10], p), at(desk[w + 11], p), desk[w + 12], desk[w + 13],
-                           turn, piece, pieces, sums, 0, 4 * desk[w + 8])  # fmt: skip
+            N, D, H = desk[w + 13], desk[w + 3], desk[w + 8]
+            turn, pieces, sums, met = desk[w + 14], desk[w + 15], desk[w + 16], desk[w + 17]
+            piece = piece_at(pieces - 1 - add(desk, GIVEN), pieces, met, turn)
+            preactivations(at(desk[w], p), desk[w + 1], desk[w + 2], D,
+                           at(desk[w + 4], p), desk[w + 5], desk[w + 6], desk[w + 7], H,
+                           at(desk[w + 9], p), at(desk[w + 10], p), at(desk[w + 11], p), desk[w + 12], N,
+                           turn, piece, pieces, sums, 0, 4 * H)  # fmt: skip
             add(desk, DONE)
-            looks, served = 0, served + 1
+            looks, served = 0, served + flop_of(N, D, H) // pieces
         else:
             pause()
     put(desk, AWAKE, 0)
