@@ -2,14 +2,16 @@
 
     python -m benchmarks.service [--torch torch==2.13.0] [--out FILE]
 
-Each contender gets a virtual environment of its own, with nothing but what it needs, and a process of its own that
-loads the model, computes one output, and then one for each of many requests (N = 1). All outputs must agree. The model,
-two bidirectional layers with random weights, is made with PyTorch, exported once as safetensors, and converted to ONNX
-with `lstm_xp.weights` (its extra: `weights`). Needs pip's index, and about 1.5 GB of disk.
+Each contender gets a virtual environment of its own, with nothing but what it needs, and processes of its own, in
+rounds with those of the others: each loads the model, computes one output, and then one for each of many requests
+(N = 1). What is reported is the median over the rounds. All outputs must agree. The model, two bidirectional layers
+with random weights, is made with PyTorch, exported once as safetensors, and converted to ONNX with `lstm_xp.weights`
+(its extra: `weights`). Needs pip's index, and about 1.5 GB of disk.
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,8 @@ from . import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("service_worker.py")
+# Processes of each contender that count.
+ROUNDS = 7
 
 # Contender -> the packages of its environment; {torch} is what --torch says, {here} this checkout.
 CONTENDERS = {
@@ -53,13 +57,17 @@ def virtual(folder, packages):
 
 
 def serve(python, contender, folder):
-    """What a fresh process of a contender says, and its outputs: the second process, whose files are in memory."""
+    """What a fresh process of a contender says."""
     command = [python, WORKER, contender.partition(" ")[0], folder]
-    for _ in range(2):
-        done = subprocess.run(command, env=outside(), capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{contender}: {done.stderr.strip()}")
+    done = subprocess.run(command, env=outside(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{contender}: {done.stderr.strip()}")
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def medians(rounds):
+    """Of each number, over the rounds but the first, in which files come from the disk and code is compiled."""
+    return {key: statistics.median(one[key] for one in rounds[1:]) for key in rounds[0]}
 
 
 def table(records):
@@ -89,9 +97,14 @@ def main():
         from lstm_xp import weights
 
         weights.write(folder / "model.onnx", *weights.read(folder / "model.safetensors"))
-        for contender, (python, size) in pythons.items():
-            print(f"serving with {contender}", file=sys.stderr)
-            records.append({"contender": contender, "installed_MB": size, **serve(python, contender, folder), **about})
+        rounds = {contender: [] for contender in pythons}
+        for count in range(1 + ROUNDS):
+            print(f"serving, round {count} of {ROUNDS}", file=sys.stderr)
+            for contender, (python, _) in pythons.items():
+                rounds[contender].append(serve(python, contender, folder))
+        for contender, (_, size) in pythons.items():
+            found = medians(rounds[contender])
+            records.append({"contender": contender, "installed_MB": size, **found, "rounds": ROUNDS, **about})
     print(table(records))
     if arguments.out:
         arguments.out.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
