@@ -43,12 +43,17 @@ def _memory(problem, name, what, reference):
         worker.close()
 
 
-def start(problem, names, processes, say):
-    """One record per contender: medians over so many processes, the contenders taking turns.
+def medians(said, keys):
+    """Of numbers that several processes of a contender said, as a program says them that is run again.
 
-    A first process of each is not counted: it leaves files in the system's cache, and compiled code where Python and
-    other libraries keep it. The times are those of a program that is run again.
+    The first process is not counted: it leaves files in the system's cache, and compiled code where Python and other
+    libraries keep it.
     """
+    return {key: median(one[key] for one in said[1:]) for key in keys}
+
+
+def start(problem, names, processes, say):
+    """One record per contender: medians over so many processes beside the first, the contenders taking turns."""
     found, failures = {name: [] for name in names}, {}
     with tempfile.TemporaryDirectory() as folder:
         reference = reference_file(problem, ["inference"], Path(folder, "reference.npz"))
@@ -63,9 +68,9 @@ def start(problem, names, processes, say):
     for name in names:
         record = {"contender": name, "what": "start", **sizes(problem), "failed": failures.get(name)}
         if not record["failed"]:
-            counted = found[name][1:]
-            for key in ("import_s", "first_result_s"):
-                record |= {key: median(one[key] for one in counted), f"all_{key}": [one[key] for one in counted]}
+            keys = "import_s", "first_result_s"
+            record |= medians(found[name], keys)
+            record |= {f"all_{key}": [one[key] for one in found[name][1:]] for key in keys}
         records.append(record)
     return records
 

@@ -11,13 +11,13 @@ with random weights, is made with PyTorch, exported once as safetensors, and con
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from . import machine
+from .fresh import medians
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("service_worker.py")
@@ -65,11 +65,6 @@ def serve(python, contender, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def medians(rounds):
-    """Of each number, over the rounds but the first, in which files come from the disk and code is compiled."""
-    return {key: statistics.median(one[key] for one in rounds[1:]) for key in rounds[0]}
-
-
 def table(records):
     """The records as Markdown."""
     lines = ["| | " + " | ".join(COLUMNS.values()) + " |", "|" + " --- |" * (len(COLUMNS) + 1)]
@@ -97,13 +92,13 @@ def main():
         from lstm_xp import weights
 
         weights.write(folder / "model.onnx", *weights.read(folder / "model.safetensors"))
-        rounds = {contender: [] for contender in pythons}
+        said = {contender: [] for contender in pythons}
         for count in range(1 + ROUNDS):
             print(f"serving, round {count} of {ROUNDS}", file=sys.stderr)
             for contender, (python, _) in pythons.items():
-                rounds[contender].append(serve(python, contender, folder))
+                said[contender].append(serve(python, contender, folder))
         for contender, (_, size) in pythons.items():
-            found = medians(rounds[contender])
+            found = medians(said[contender], said[contender][0])
             records.append({"contender": contender, "installed_MB": size, **found, "rounds": ROUNDS, **about})
     print(table(records))
     if arguments.out:

@@ -31,7 +31,7 @@ def machine_of(monkeypatch, compiled=None, **options):
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
     monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(blas, "library", lambda: machine.library)
+    monkeypatch.setattr(blas, "loaded", lambda: machine.library)
     forget()
     return machine
 

@@ -178,7 +178,7 @@ def test_any_number_of_steps(monkeypatch, kernels_on_cpu, dtype, T, compiled):
     kept = plain(run_engine(cupy_fused, arrays))
     assert same_bits(plain(run_engine(cupy_fused, arrays, keep=False))["h"], kept["h"])
     assert bool(numbers_of(machine, "graph")) == (T >= chunks.FEWEST)
-    monkeypatch.setattr(blas, "library", lambda: None)
+    monkeypatch.setattr(blas, "loaded", lambda: None)
     machine.calls.clear()
     agrees(arrays, values, dtype, T)
     assert not numbers_of(machine, "graph")
@@ -394,12 +394,12 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
 def test_where_cublas_is_not_found_steps_are_launched_one_by_one(machine, monkeypatch):
     monkeypatch.undo()
     machine.install(monkeypatch)
-    blas.library.cache_clear()
-    assert blas.library() is None  # the fake's module has no file
+    blas.loaded.cache_clear()
+    assert blas.loaded() is None  # the fake's module has no file
     values = engine_problem(9, 3, 5)
     agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
     assert not numbers_of(machine, "graph")
-    blas.library.cache_clear()
+    blas.loaded.cache_clear()
 
 
 # Choice

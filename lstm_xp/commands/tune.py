@@ -120,16 +120,16 @@ def measure(library, names, sizes, seed, say):
 class Problem:
     """Arrays of one size and kind of numbers, and what they give in float64."""
 
-    def __init__(self, library, kind, case, seed):
+    def __init__(self, target, kind, case, seed):
         arguments, (dh, _, _) = draw(case, seed)
-        self.library, self.kind, self.case = library, kind, case
-        self.arrays = {name: library.asarray(value, kind.dtype) for name, value in (arguments | {"dh": dh}).items()}
-        exact = {name: library.xp.astype(value, library.xp.float64) for name, value in self.arrays.items()}
+        self.target, self.kind, self.case = target, kind, case
+        self.arrays = {name: target.asarray(value, kind.dtype) for name, value in (arguments | {"dh": dh}).items()}
+        exact = {name: target.xp.astype(value, target.xp.float64) for name, value in self.arrays.items()}
         self.expected = _both(exact, engine="array_api")
 
     def refused(self, name):
         """Why an engine cannot run it; "" if it can."""
-        array_library = checks.array_library(self.library.xp)
+        array_library = checks.array_library(self.target.xp)
         device = getattr(self.arrays["x"], "device", None)
         problem = checks.Problem(array_library, self.kind.dtype, device, *self.case[:4], True, self.kind.precision)
         return engines.load(name, self.kind.precision).refuses(problem)
@@ -158,8 +158,8 @@ class Problem:
         return median(taken)
 
     def _wait(self):
-        if checks.array_library(self.library.xp) == "cupy":
-            self.library.xp.cuda.Device().synchronize()
+        if checks.array_library(self.target.xp) == "cupy":
+            self.target.xp.cuda.Device().synchronize()
 
 
 def _forward(arrays, **options):

@@ -193,8 +193,9 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     h_0, h_n, h_k = layer * h.strides[0] // size, h.strides[1] // size, h.strides[2] // size
     pieces, sums = sums_of(N, D, H)
     room, start = room_for(N, H, pieces * sums, x)
-    z, own = data(room), 0
-    if shared and add(desk, STREAM) == 0:
+    z, own, met = data(room), 0, pieces
+    shared = shared and add(desk, STREAM) == 0
+    if shared:
         met = min(desk[MET], pieces)
         work = (address(data(x)), x_n, x_k, D, address(data(h)), h_0, h_n, h_k, H, address(data(Wx)),
                 address(data(Wh)), address(z), start, N, turn, pieces, sums, met)  # fmt: skip
@@ -204,10 +205,11 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         put(desk, DONE, 0)
         put(desk, GIVEN, 0)
         put(desk, TAKEN, -pieces)
-        while add(desk, TAKEN) < 0:
-            preactivations(data(x), x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
-                           turn, piece_at(own, pieces, met, turn), pieces, sums, 0, columns)  # fmt: skip
-            own += 1
+    while add(desk, TAKEN) < 0 if shared else own < pieces:
+        preactivations(data(x), x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
+                       turn, piece_at(own, pieces, met, turn), pieces, sums, 0, columns)  # fmt: skip
+        own += 1
+    if shared:
         desk[MET] = own
         if awake and own == pieces:
             desk[RESTS] += REST
@@ -219,10 +221,6 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
                 sleep()
                 desk[RESTS] += REST
         put(desk, STREAM, 0)
-    else:
-        for piece in range(pieces):
-            preactivations(data(x), x_n, x_k, D, data(h), h_0, h_n, h_k, H, data(Wx), data(Wh), z, start, N,
-                           turn, piece_at(piece, pieces, pieces, turn), pieces, sums, 0, columns)  # fmt: skip
     add_pieces(z, start, pieces, sums, data(b), N, H, 0, columns)
     new_states(z, start, N, H, data(c), layer * c_l, c_n, data(next_h), data(next_c), layer * N * H,
                0, H, x.dtype.type(1), x.dtype.type(BOUND))  # fmt: skip

@@ -1,7 +1,7 @@
 """cuBLAS without CuPy between: products that a stream may capture, which CuPy's own calls refuse.
 
 It is the library that CuPy has loaded, found through CuPy's extension, which is linked to it: symbols of a library are
-looked for in those that it needs, too. (Not so on Windows: there `library` finds none.) A handle of our own per device
+looked for in those that it needs, too. (Not so on Windows: there `loaded` finds none.) A handle of our own per device
 keeps its stream and workspace apart from those of CuPy's. A workspace that is given keeps cuBLAS from allocating one,
 which would become a part of the graph.
 """
@@ -34,7 +34,7 @@ _handles = {}
 
 
 @cache
-def library():
+def loaded():
     """cuBLAS, or None."""
     from cupy_backends.cuda.libs import cublas
 
@@ -98,7 +98,7 @@ def _handle():
 
 
 def _call(name, *arguments):
-    status = getattr(library(), name)(*arguments)
+    status = getattr(loaded(), name)(*arguments)
     if status:
         from cupy_backends.cuda.libs.cublas import check_status
 

@@ -155,7 +155,7 @@ def leased(steps, count):
     from cupy.cuda import Device
 
     device = Device().id
-    if not steps.bytes_for(count) or device in _failed or not blas.library():
+    if not steps.bytes_for(count) or device in _failed or not blas.loaded():
         yield None
         return
     with replay.leased(steps, Runner) as runner:
