@@ -80,8 +80,8 @@ def start(names, device, say):
 def measure(problem, whats, workers, gauge, rounds, seconds, say):
     """Validate all workers on a problem, then time them in alternating rounds; one record per worker and what.
 
-    The order is turned by one place from round to round, so that nobody always follows the same neighbour, and what
-    drifts (clock frequency, other work on the machine) drifts for all alike.
+    The order is turned by one place from round to round, and every other round goes backwards, so that nobody always
+    follows the same neighbour, and what drifts (clock frequency, other work on the machine) drifts for all alike.
     """
     say(f"{problem.name}: float64 reference")
     opened, failures, times = {}, {}, {}
@@ -100,7 +100,7 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
 
     queue = [*workers, gauge]
     for number in range(rounds):
-        for worker in queue:
+        for worker in queue if number % 2 == 0 else reversed(queue):
             for what in [what for of, what in times if of is worker and (worker, what) not in failures]:
                 say(f"{problem.name}: round {number + 1} of {rounds}, {worker.name} {what}")
                 try:
