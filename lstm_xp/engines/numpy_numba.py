@@ -28,9 +28,11 @@ WORTH_A_THREAD = 1.5e7
 PACKING = 16
 # Flop of one step below which to meet after each one costs more than to divide it.
 WORTH_A_MEETING = 4e5
-# With fewer rows a thread, threads divide the units. With so many more, they do where Wh has more bytes than a core's
-# own cache holds: each would else fetch all of it at every step.
-ROWS, MORE_ROWS, LARGE = 4, 16, 1 << 21
+# With fewer rows a thread, threads divide the units.
+ROWS = 4
+# With more, they do where Wh has more bytes than a core's own cache has room for: each thread would fetch all of it at
+# every step. That is so with a row a thread for so many bytes, and so many rows at most.
+LARGE, BYTES_A_ROW, MORE_ROWS = 1 << 20, 1 << 17, 16
 # Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes.
 SPARE, KEPT = 2, 1 << 26
 # Lengths where every row has all steps.
@@ -171,8 +173,9 @@ def _divide(code, T, N, H):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
     step = 8 * N * H * H
     threads = code.threads() if T * step + PACKING * 4 * H * H > WORTH_A_THREAD else 1
-    few = N < ROWS * threads or (N <= MORE_ROWS * threads and 4 * H * H * code.dtype.itemsize > LARGE)
-    across = few and H >= code.lanes * threads and step > WORTH_A_MEETING
+    weights = 4 * H * H * code.dtype.itemsize
+    most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
+    across = (N < ROWS * threads or N <= most * threads) and H >= code.lanes * threads and step > WORTH_A_MEETING
     return across, threads if across else min(threads, -(-N // ROWS))
 
 
