@@ -1,12 +1,14 @@
 """How threads in compiled code meet: counters that all of them see.
 
 A meeting is an array of three counters, each in a line of memory of its own: how often threads have arrived (ARRIVED),
-whether there is work (BELL), how many are done with it (DONE). To wait, a thread looks for a while, for most waits are
-shorter than it takes to wake one up; then it sleeps between looks, so that whoever is waited for gets its processor.
+whether there is work (BELL), how many are done with it (DONE).
+
+To wait, a thread looks again and again for a while, for most waits are shorter than it takes to wake one up; then it
+sleeps between looks. After each look it gives way: where another program, or a BLAS that spins for more work, has the
+other processors, two threads that wait for each other share one, and a step would take as long as a thread is patient.
 """
 
 import os
-import platform
 
 import numpy as np
 from llvmlite import ir
@@ -19,7 +21,7 @@ from . import compiled
 ARRIVED, BELL, DONE = 0, 16, 32
 
 # Looks before a waiting thread sleeps, some 200 us, and for how long, in microseconds.
-PATIENCE, NAP = 4000, 20
+PATIENCE, NAP = 800, 20
 CALLED_OFF = 2**62
 
 
@@ -67,15 +69,15 @@ def look(typing, meeting, counter):
     return types.int64(meeting, types.int64), generate
 
 
-def _instruction(name, doc, *arguments):
+def _of_system(name, doc, *arguments):
+    """A function of the C library, or of Windows, for numba: with these whole numbers, and of no result."""
+
     @intrinsic
     def call(typing):
         def generate(context, builder, signature, _):
-            if name:
-                result = ir.VoidType() if name.startswith("llvm") else ir.IntType(32)
-                kind = ir.FunctionType(result, [ir.IntType(32)] * len(arguments))
-                function = cgutils.get_or_insert_function(builder.module, kind, name)
-                builder.call(function, [ir.IntType(32)(value) for value in arguments])
+            kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)] * len(arguments))
+            function = cgutils.get_or_insert_function(builder.module, kind, name)
+            builder.call(function, [ir.IntType(32)(value) for value in arguments])
             return context.get_dummy_value()
 
         return types.void(), generate
@@ -84,9 +86,10 @@ def _instruction(name, doc, *arguments):
     return call
 
 
-_x86 = platform.machine().lower() in ("x86_64", "amd64")
-pause = _instruction(_x86 and "llvm.x86.sse2.pause", "Tell the processor that this thread only waits.")
-sleep = _instruction(*("SwitchToThread", "") if os.name == "nt" else ("usleep", "", NAP))
+WINDOWS = os.name == "nt"
+GIVE_WAY = "Let another thread have this processor, if one wants it."
+give_way = _of_system("SwitchToThread" if WINDOWS else "sched_yield", GIVE_WAY)
+sleep = give_way if WINDOWS else _of_system("usleep", "Sleep for a nap.", NAP)
 
 
 @njit(nogil=True)
@@ -96,7 +99,7 @@ def wait(meeting, arrivals):
     looks = 0
     while look(meeting, ARRIVED) < arrivals:
         looks += 1
-        pause()
+        give_way()
         if looks > PATIENCE:
             sleep()
 
@@ -116,7 +119,7 @@ def listen(meeting):
     looks = 0
     while look(meeting, BELL) == heard and looks < PATIENCE:
         looks += 1
-        pause()
+        give_way()
 
 
 @compiled(void(int64[::1], int64))
@@ -125,6 +128,6 @@ def see_off(meeting, workers):
     looks = 0
     while look(meeting, DONE) < workers:
         looks += 1
-        pause()
+        give_way()
         if looks > PATIENCE:
             sleep()

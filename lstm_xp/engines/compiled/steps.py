@@ -12,7 +12,7 @@ rows at a time are therefore kept apart, and added up in one order in the end: n
 import numpy as np
 
 from .cells import ABREAST, BOUND, cell, outputs
-from .meeting import PATIENCE, add, begin, look, pause, put, sleep
+from .meeting import PATIENCE, add, begin, give_way, look, put, sleep
 from .products import FEW_ROWS, STREAMS, inlined, multiply_rows, share, to_and_fro, whole
 from .vectors import BYTES, address, at, data, hold, lanes, load, short_of_line, store
 
@@ -28,11 +28,11 @@ STREAM, TAKEN, GIVEN, DONE, AWAKE, STEPS, ALONE, RESTS, SHARED, MET, WORK = 0, 1
 # Of the steps without a helper, every so many asks for one: to wake it is not free, and in vain if steps are far apart.
 ASKS = 8
 # Looks of a helper before it goes to sleep, some hundred microseconds.
-LOOKS = 20000
+LOOKS = 2000
 # A helper whose processor has something else to do rests for so many flop of large steps, that what is lost stays a
 # few percent: whenever it is awake and takes nothing, and for each nap of the thread that waits for it. That one is
 # patient for as long as it takes to read a piece: one look more for so many bytes.
-REST, BYTES_A_LOOK = 400_000_000, 256
+REST, BYTES_A_LOOK = 400_000_000, 4096
 # After so many flop a helper has to be asked for again, lest it outlive what the user allows.
 SERVES = 1e11
 
@@ -216,7 +216,7 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
         looks, patience = 0, PATIENCE + (D + H) * columns * size // (pieces * BYTES_A_LOOK)
         while look(desk, DONE) < pieces - own:
             looks += 1
-            pause()
+            give_way()
             if looks > patience:
                 sleep()
                 desk[RESTS] += REST
@@ -249,5 +249,5 @@ def attend(desk, like):
             add(desk, DONE)
             looks, served = 0, served + flop_of(N, D, H) // pieces
         else:
-            pause()
+            give_way()
     put(desk, AWAKE, 0)
