@@ -143,7 +143,7 @@ def copy(v, at_end):
     return out
 
 threads.limit = lambda: 3
-numpy_numba.WORTH_A_THREAD = numpy_numba.WORTH_A_MEETING = 1.0
+numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = 1.0, (1.0, 1.0)
 for at_end in (True, False):
     proxy = types.SimpleNamespace(**vars(np))
     proxy.empty = lambda shape, dtype: guarded(shape, dtype, at_end)
@@ -201,7 +201,7 @@ for N, T, D, H in ((5, 7, 19, 33), (1, 4, 7, 45), (2, 5, 17, 192), (23, 3, 70, 6
     code.threads = lambda: 1
     one = run(arrays, engine="numpy_numba")
     compare(one, expected, arrays["x"], T)
-    code.threads, numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = lambda: 2, 1.0, 1.0
+    code.threads, numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = lambda: 2, 1.0, (1.0, 1.0)
     two = run(arrays, engine="numpy_numba")
     assert all(same_bits(one[name], two[name]) for name in one), (N, T, D, H)
 for N, D, H in ((1, 101, 300), (2, 7, 64), (3, 40, 64)):

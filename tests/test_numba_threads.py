@@ -58,7 +58,7 @@ def limited(monkeypatch):
 def eager(monkeypatch):
     """Threads are worth it for the smallest of problems."""
     monkeypatch.setattr(numpy_numba, "WORTH_A_THREAD", 1.0)
-    monkeypatch.setattr(numpy_numba, "WORTH_A_MEETING", 1.0)
+    monkeypatch.setattr(numpy_numba, "WORTH_A_MEETING", (1.0, 1.0))
 
 
 @pytest.fixture

@@ -26,10 +26,11 @@ DTYPES = ("float32", "float64")
 WORTH_A_THREAD = 1.5e7
 # To rearrange a weight takes as long as so many flop.
 PACKING = 16
-# Flop of one step below which to meet after each one costs more than to divide it.
-WORTH_A_MEETING = 4e5
 # With fewer rows a thread, threads divide the units.
 ROWS = 4
+# Flop of one step below which to meet after each one costs more than to divide it: where one thread would have all rows
+# otherwise, and where rows could be divided.
+WORTH_A_MEETING = 1e5, 4e5
 # With more, they do where Wh has more bytes than a core's own cache has room for: each thread would fetch all of it at
 # every step. That is so with a row a thread for so many bytes, and so many rows at most.
 LARGE, BYTES_A_ROW, MORE_ROWS = 1 << 20, 1 << 17, 16
@@ -175,7 +176,8 @@ def _divide(code, T, N, H):
     threads = code.threads() if T * step + PACKING * 4 * H * H > WORTH_A_THREAD else 1
     weights = 4 * H * H * code.dtype.itemsize
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
-    across = (N < ROWS * threads or N <= most * threads) and H >= code.lanes * threads and step > WORTH_A_MEETING
+    few = N < ROWS * threads or N <= most * threads
+    across = few and H >= code.lanes * threads and step > WORTH_A_MEETING[N > ROWS]
     return across, threads if across else min(threads, -(-N // ROWS))
 
 
