@@ -22,8 +22,9 @@ name = "numpy_numba"
 NOTICE = "lstm_xp: preparing compiled code for {dtype}, which takes a while; it is kept on disk where that can be done"
 DTYPES = ("float32", "float64")
 
-# Flop below which a second thread costs more than it does: to wake it takes about 50 us.
-WORTH_A_THREAD = 1.5e7
+# Flop below which a second thread costs more than it does: to wake it takes about 50 us. Half as many of one row, whose
+# flop wait for memory; twice as many of a single step, after which it may sleep again.
+WORTH_A_THREAD = 8e6
 # To rearrange a weight takes as long as so many flop.
 PACKING = 16
 # With fewer rows a thread, threads divide the units.
@@ -75,7 +76,7 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
     h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
     h[0], c[0] = h0, c0
     lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
-    across, parts = _divide(code, T, N, H)
+    across, parts = _divide(code, T, N, D, H)
     some, size = code.forward_space(T, N, D, H, across, parts, code.dtype.itemsize)
     forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some)
     _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
@@ -106,7 +107,7 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
         dh = np.ascontiguousarray(dh)
     carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
     gates, c, c0, h0, h = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0, h))
-    across, active = _divide(code, T, N, H)
+    across, active = _divide(code, T, N, D, H)
     parts = max(active, _parts(code, 4 * T * N * dW.size))
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
     backward = (dh, carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
@@ -141,7 +142,7 @@ def stream(dtype):
 
     def take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
         arguments = x, h, c, Wx, Wh, b, next_h, next_c, layer
-        limit = int(WORTH_A_THREAD)
+        limit = int(2 * WORTH_A_THREAD)
         done = run(limit, False, *arguments)
         if done >= 2:
             code.helper.wake()
@@ -170,14 +171,14 @@ def _parts(code, flop):
     return min(code.threads(), int(flop / WORTH_A_THREAD)) if flop >= 2 * WORTH_A_THREAD else 1
 
 
-def _divide(code, T, N, H):
+def _divide(code, T, N, D, H):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
-    step = 8 * N * H * H
-    threads = code.threads() if T * step + PACKING * 4 * H * H > WORTH_A_THREAD else 1
+    flop = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2)
+    threads = code.threads() if flop > WORTH_A_THREAD else 1
     weights = 4 * H * H * code.dtype.itemsize
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
     few = N < ROWS * threads or N <= most * threads
-    across = few and H >= code.lanes * threads and step > WORTH_A_MEETING[N > ROWS]
+    across = few and H >= code.lanes * threads and 8 * N * H * H > WORTH_A_MEETING[N > ROWS]
     return across, threads if across else min(threads, -(-N // ROWS))
 
 
