@@ -23,7 +23,7 @@ NOTICE = "lstm_xp: preparing compiled code for {dtype}, which takes a while; it 
 DTYPES = ("float32", "float64")
 
 # Flop below which a second thread costs more than it does: to wake it takes about 50 us. Half as many of one row, whose
-# flop wait for memory; twice as many of a single step, after which it may sleep again.
+# flop wait for memory; twice as many of large products, and of a single step, after which it may sleep again.
 WORTH_A_THREAD = 8e6
 # To rearrange a weight takes as long as so many flop.
 PACKING = 16
@@ -167,18 +167,18 @@ def _plain(v):
 
 
 def _parts(code, flop):
-    """How many threads are worth it."""
-    return min(code.threads(), int(flop / WORTH_A_THREAD)) if flop >= 2 * WORTH_A_THREAD else 1
+    """How many threads products of so many flop are worth."""
+    worth = int(flop / (2 * WORTH_A_THREAD))
+    return min(code.threads(), worth) if worth > 1 else 1
 
 
 def _divide(code, T, N, D, H):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
-    flop = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2)
-    threads = code.threads() if flop > WORTH_A_THREAD else 1
+    flop, meet = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2), 8 * N * H * H > WORTH_A_MEETING[N > ROWS]
+    threads = code.threads() if flop > WORTH_A_THREAD and (meet or N > ROWS) else 1
     weights = 4 * H * H * code.dtype.itemsize
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
-    few = N < ROWS * threads or N <= most * threads
-    across = few and H >= code.lanes * threads and 8 * N * H * H > WORTH_A_MEETING[N > ROWS]
+    across = meet and H >= code.lanes * threads and (N < ROWS * threads or N <= most * threads)
     return across, threads if across else min(threads, -(-N // ROWS))
 
 
