@@ -1,0 +1,114 @@
+"""What other work on the processors costs a call of lstm_xp, and how short a spin of the BLAS avoids most of it.
+
+    python -m benchmarks.beside [--sizes 1,200,256,256 32,50,128,256] [--rounds 5] [--seconds 0.5] [--out FILE]
+
+Threads of NumPy's BLAS spin after a product, for up to a tenth of a second, in case there is another one. Meanwhile
+they have the processors that threads of lstm_xp would use. OPENBLAS_THREAD_TIMEOUT, set before NumPy is imported, is
+how long: 2 to that power of the processor's ticks. Inference, float32; each condition has processes of its own, in
+turn; times are medians over the rounds.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from time import perf_counter, sleep
+
+import numpy as np
+
+from . import machine, records
+from .ours import Contender
+from .problems import Problem
+
+SIZES = ((1, 200, 256, 256), (8, 30, 512, 512), (32, 50, 128, 256), (1, 64, 512, 1024))
+# Condition -> what a process has in its environment, whether a product comes before each call, whether a program runs
+# beside it all the time.
+CONDITIONS = {
+    "alone": ({}, False, False),
+    "after a product": ({}, True, False),
+    "after a product, OPENBLAS_THREAD_TIMEOUT=20": ({"OPENBLAS_THREAD_TIMEOUT": "20"}, True, False),
+    "beside a busy program": ({}, False, True),
+}
+# The product's side: it takes some milliseconds, on all threads.
+SIDE = 512
+
+
+def calls(size, product, seconds):
+    """Seconds that each call took."""
+    problem = Problem.of(tuple(size), "float32")
+    contender = Contender(problem, problem.arrays(), "")
+    factor, taken = np.ones((SIDE, SIDE), np.float32), []
+    contender.inference()
+    end = perf_counter() + seconds
+    while len(taken) < 2 or perf_counter() < end:
+        if product:
+            factor @ factor
+        start = perf_counter()
+        contender.inference()
+        taken.append(perf_counter() - start)
+    return taken
+
+
+def measure(size, condition, seconds):
+    """The median call of a fresh process."""
+    variables, product, busy = CONDITIONS[condition]
+    command = [sys.executable, "-m", "benchmarks.beside", "--one", json.dumps([size, product, seconds])]
+    beside = [sys.executable, "-c", "while True: pass"]
+    program = subprocess.Popen(beside) if busy else None
+    try:
+        sleep(0.1 * busy)
+        done = subprocess.run(command, env=machine.environment() | variables, capture_output=True, text=True)
+    finally:
+        if program:
+            program.kill()
+            program.wait()
+    if done.returncode:
+        raise SystemExit(f"{condition}: {done.stderr.strip()}")
+    return median(json.loads(done.stdout))
+
+
+def table(found):
+    """The records as Markdown."""
+    lines = ["| N,T,D,H | " + " | ".join(CONDITIONS) + " |", "| ---" + " | ---:" * len(CONDITIONS) + " |"]
+    sizes = [tuple(record[letter] for letter in "NTDH") for record in found]
+    for size in dict.fromkeys(sizes):
+        times = {record["beside"]: record["median_s"] for record, of in zip(found, sizes, strict=True) if of == size}
+        cells = (f"{1e3 * times[condition]:.3g}" for condition in CONDITIONS)
+        lines.append(f"| {','.join(map(str, size))} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__.partition("\n")[0])
+    parser.add_argument("--sizes", nargs="+", metavar="N,T,D,H", default=SIZES, help="default: four sizes")
+    parser.add_argument("--rounds", type=int, default=5, help="processes of each condition at each size; default: 5")
+    parser.add_argument("--seconds", type=float, default=0.5, help="that each measures; default: 0.5")
+    parser.add_argument("--out", type=Path, help="write the results as JSON lines")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one:
+        print(json.dumps(calls(*json.loads(args.one))))
+        return 0
+    about, found = machine.describe(), []
+    sizes = [tuple(map(int, size.split(","))) if isinstance(size, str) else size for size in args.sizes]
+    for size in sizes:
+        taken = {condition: [] for condition in CONDITIONS}
+        for number in range(args.rounds):
+            for condition in CONDITIONS:
+                print(f"{size}: round {number + 1} of {args.rounds}, {condition}", file=sys.stderr)
+                taken[condition].append(measure(size, condition, args.seconds))
+        common = dict(zip("NTDH", size, strict=True)) | {"size": Problem.of(size, "float32").name, "dtype": "float32"}
+        common |= {"contender": "lstm_xp", "what": "inference", "failed": "", "machine": about}
+        for condition, medians in taken.items():
+            found.append(common | {"beside": condition, "median_s": median(medians), "round_medians_s": medians})
+    if args.out:
+        records.write(args.out, found)
+    print(f"Milliseconds:\n\n{table(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
