@@ -1,4 +1,4 @@
-"""What other work on the processors costs a call of lstm_xp, and how short a spin of the BLAS avoids most of it.
+"""What other work on the processors costs a call of lstm_xp, and how much of it a shorter spin of the BLAS avoids.
 
     python -m benchmarks.beside [--sizes 1,200,256,256 32,50,128,256] [--rounds 5] [--seconds 0.5] [--out FILE]
 
@@ -20,15 +20,16 @@ import numpy as np
 
 from . import machine, records
 from .ours import Contender
-from .problems import Problem
+from .problems import Problem, four_numbers
 
 SIZES = ((1, 200, 256, 256), (8, 30, 512, 512), (32, 50, 128, 256), (1, 64, 512, 1024))
+TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"
 # Condition -> what a process has in its environment, whether a product comes before each call, whether a program runs
 # beside it all the time.
 CONDITIONS = {
     "alone": ({}, False, False),
     "after a product": ({}, True, False),
-    "after a product, OPENBLAS_THREAD_TIMEOUT=20": ({"OPENBLAS_THREAD_TIMEOUT": "20"}, True, False),
+    f"after a product, {TIMEOUT}=20": ({TIMEOUT: "20"}, True, False),
     "beside a busy program": ({}, False, True),
 }
 # The product's side: it takes some milliseconds, on all threads.
@@ -59,7 +60,8 @@ def measure(size, condition, seconds):
     program = subprocess.Popen(beside) if busy else None
     try:
         sleep(0.1 * busy)
-        done = subprocess.run(command, env=machine.environment() | variables, capture_output=True, text=True)
+        environment = {name: value for name, value in machine.environment().items() if name != TIMEOUT} | variables
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     finally:
         if program:
             program.kill()
@@ -83,7 +85,10 @@ def table(found):
 def main(argv=None):
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__.partition("\n")[0])
-    parser.add_argument("--sizes", nargs="+", metavar="N,T,D,H", default=SIZES, help="default: four sizes")
+    shown = " ".join(",".join(map(str, size)) for size in SIZES)
+    parser.add_argument(
+        "--sizes", type=four_numbers, nargs="+", default=SIZES, metavar="N,T,D,H", help=f"default: {shown}"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="processes of each condition at each size; default: 5")
     parser.add_argument("--seconds", type=float, default=0.5, help="that each measures; default: 0.5")
     parser.add_argument("--out", type=Path, help="write the results as JSON lines")
@@ -92,16 +97,20 @@ def main(argv=None):
     if args.one:
         print(json.dumps(calls(*json.loads(args.one))))
         return 0
+    if args.rounds < 1 or args.seconds < 0:
+        parser.error("--rounds must be at least 1, --seconds at least 0")
+    if args.out and not args.out.parent.is_dir():
+        parser.error(f"--out {args.out}: there is no directory {args.out.parent}")
     about, found = machine.describe(), []
-    sizes = [tuple(map(int, size.split(","))) if isinstance(size, str) else size for size in args.sizes]
-    for size in sizes:
+    for numbers in args.sizes:
         taken = {condition: [] for condition in CONDITIONS}
         for number in range(args.rounds):
             for condition in CONDITIONS:
-                print(f"{size}: round {number + 1} of {args.rounds}, {condition}", file=sys.stderr)
-                taken[condition].append(measure(size, condition, args.seconds))
-        common = dict(zip("NTDH", size, strict=True)) | {"size": Problem.of(size, "float32").name, "dtype": "float32"}
-        common |= {"contender": "lstm_xp", "what": "inference", "failed": "", "machine": about}
+                print(f"{numbers}: round {number + 1} of {args.rounds}, {condition}", file=sys.stderr)
+                taken[condition].append(measure(numbers, condition, args.seconds))
+        common = dict(zip("NTDH", numbers, strict=True))
+        common |= {"size": Problem.of(numbers, "float32").name, "dtype": "float32", "failed": ""}
+        common |= {"contender": "lstm_xp", "what": "inference", "machine": about}
         for condition, medians in taken.items():
             found.append(common | {"beside": condition, "median_s": median(medians), "round_medians_s": medians})
     if args.out:

@@ -11,7 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Set by some environments to run everywhere; they make OpenBLAS leave out the fast kernels of this processor.
 DISTORTING = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-THREAD_SETTINGS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_WAIT_POLICY")
+THREAD_SETTINGS = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_THREAD_TIMEOUT",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+)
 
 
 def describe():

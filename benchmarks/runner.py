@@ -78,11 +78,7 @@ def start(names, device, say):
 
 
 def measure(problem, whats, workers, gauge, rounds, seconds, say):
-    """Validate all workers on a problem, then time them in alternating rounds; one record per worker and what.
-
-    The order is turned by one place from round to round, and every other round goes backwards, so that nobody always
-    follows the same neighbour, and what drifts (clock frequency, other work on the machine) drifts for all alike.
-    """
+    """Validate all workers on a problem, then time them in alternating rounds; one record per worker and what."""
     say(f"{problem.name}: float64 reference")
     opened, failures, times = {}, {}, {}
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
@@ -98,9 +94,8 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
     opened[gauge] = gauge.open(problem, [], None)
     times |= {(gauge, product): [] for product in ceiling.PRODUCTS}
 
-    queue = [*workers, gauge]
-    for number in range(rounds):
-        for worker in queue if number % 2 == 0 else reversed(queue):
+    for number, order in enumerate(orders([*workers, gauge], rounds)):
+        for worker in order:
             for what in [what for of, what in times if of is worker and (worker, what) not in failures]:
                 say(f"{problem.name}: round {number + 1} of {rounds}, {worker.name} {what}")
                 try:
@@ -109,7 +104,6 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
                     if worker is gauge:
                         raise
                     failures[worker, what] = str(failure)
-        queue = queue[1:] + queue[:1]
 
     common = {**sizes(problem), "rounds": rounds, "seconds": seconds}
     rates = {what: ceiling.flop(what) / statistics(times[gauge, what])["median_s"] / 1e9 for what in ceiling.PRODUCTS}
@@ -129,6 +123,18 @@ def measure(problem, whats, workers, gauge, rounds, seconds, say):
         record |= {key: about.get(key) for key in ABOUT}
         records.append(record)
     return records
+
+
+def orders(workers, rounds):
+    """The order of each round: every other one goes backwards, and after two the first becomes the last.
+
+    So nobody always follows the same neighbour, and what drifts (clock frequency, other work on the machine) drifts for
+    all alike.
+    """
+    for number in range(rounds):
+        turned = number // 2 % len(workers)
+        order = workers[turned:] + workers[:turned]
+        yield order[::-1] if number % 2 else order
 
 
 def sizes(problem):

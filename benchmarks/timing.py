@@ -26,7 +26,7 @@ def times(call, seconds):
 
 
 def rest():
-    """Wait until all threads of this process sleep.
+    """Wait until all threads of this process sleep, PATIENCE seconds at most.
 
     Those of many libraries (OpenBLAS, OpenMP, ONNX Runtime) spin for up to a tenth of a second in case there is more to
     do, and would take a processor from whoever has its turn next.

@@ -21,7 +21,7 @@ from lstm_xp.masks import Masks
 from lstm_xp.testing import assert_close
 
 from . import machine, records
-from .problems import Problem
+from .problems import Problem, four_numbers
 from .runner import statistics
 from .tables import milliseconds
 from .timing import times
@@ -158,7 +158,9 @@ def main(arguments=None):
         "python -m benchmarks.variants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     shown = " ".join(",".join(map(str, size)) for size in SIZES)
-    parser.add_argument("--sizes", type=_size, nargs="+", default=SIZES, metavar="N,T,D,H", help=f"default: {shown}")
+    parser.add_argument(
+        "--sizes", type=four_numbers, nargs="+", default=SIZES, metavar="N,T,D,H", help=f"default: {shown}"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each variant and round (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the records as JSON lines, and the table beside them (.md)")
@@ -174,8 +176,8 @@ def main(arguments=None):
             [sys.executable, "-m", "benchmarks.variants", *words], env=machine.environment()
         ).returncode
     found = []
-    for size in options.sizes:
-        found += measure(size, options.rounds, options.seconds, lambda line: print(line, file=sys.stderr))
+    for numbers in options.sizes:
+        found += measure(numbers, options.rounds, options.seconds, lambda line: print(line, file=sys.stderr))
     with_it = {"machine": about, "versions": machine.versions(("lstm_xp", "numba")), "pools": machine.thread_pools()}
     found = [record | with_it for record in found]
     text = f"{conditions(found[0])}\n\n{table(found)}\n"
@@ -184,14 +186,6 @@ def main(arguments=None):
         records.write(options.out, found)
         records.replace(options.out.with_suffix(".md"), f"# What each cell variant costs\n\n{text}")
     return 0
-
-
-def _size(word):
-    """Four numbers, N,T,D,H."""
-    numbers = tuple(int(number) if number.isdecimal() else 0 for number in word.split(","))
-    if len(numbers) != 4 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"must be four numbers N,T,D,H of at least 1; got {word}")
-    return numbers
 
 
 if __name__ == "__main__":

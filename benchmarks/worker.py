@@ -22,7 +22,7 @@ import numpy as np
 from . import ceiling, machine, memory, rivals
 from .problems import Problem
 from .reference import WrongNumbers, check
-from .timing import times
+from .timing import rest, times
 
 
 class Server:
@@ -51,6 +51,7 @@ class Server:
                     errors[what] = check(self.problem, self.contender, what, result, expected)
                 except Exception as error:
                     failed[what] = one_line(error)
+        rest()
         return {"errors": errors, "refused": failed, **self._about()}
 
     def time(self, what, seconds):

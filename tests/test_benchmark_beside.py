@@ -1,12 +1,15 @@
 """The benchmark of calls beside other work: what is measured is what the table says. No time is judged."""
 
+import subprocess
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from benchmarks import beside, records
 
 
-def test_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(beside, "SIDE", 8)
+def test_a_run(tmp_path, capsys):
     out = tmp_path / "found.jsonl"
     assert beside.main(["--sizes", "2,3,4,5", "1,2,3,4", "--rounds", "1", "--seconds", "0", "--out", str(out)]) == 0
     found = records.read(out)
@@ -19,21 +22,67 @@ def test_a_run(tmp_path, capsys, monkeypatch):
         assert f"{1e3 * record['median_s']:.3g}" in printed
 
 
-def test_what_stands_around_a_call(monkeypatch):
-    """A product comes before each call where it is said so; the variable is in the environment of the process."""
-    products = []
+@pytest.mark.parametrize("product", [True, False])
+def test_a_product_comes_before_each_call_and_is_not_timed(monkeypatch, product):
+    events = []
+
+    class Contender:
+        def __init__(self, *arguments):
+            self.inference = lambda: events.append("call")
 
     class Factor:
         def __matmul__(self, other):
-            products.append(other)
+            events.append("product")
 
-    monkeypatch.setattr(beside.np, "ones", lambda *arguments: Factor())
-    assert len(beside.calls([1, 2, 3, 4], False, 0)) == 2
-    assert not products
-    assert len(beside.calls([1, 2, 3, 4], True, 0)) == len(products) == 2
+    def clock():
+        events.append("clock")
+        return len(events)
+
+    monkeypatch.setattr(beside, "Contender", Contender)
+    monkeypatch.setattr(beside, "np", SimpleNamespace(ones=lambda *arguments: Factor(), float32=None))
+    monkeypatch.setattr(beside, "perf_counter", clock)
+    taken = beside.calls([1, 2, 3, 4], product, 0)
+    one = ["product"] * product + ["clock", "call", "clock"]
+    assert events == ["call", "clock", *one, *one, "clock"]
+    assert taken == [2, 2]
 
 
-def test_a_process_that_fails_is_said(monkeypatch):
-    monkeypatch.setitem(beside.CONDITIONS, "alone", ({"NUMBA_NUM_THREADS": "none"}, False, False))
-    with pytest.raises(SystemExit, match="alone: "):
+@pytest.mark.parametrize("condition", beside.CONDITIONS)
+def test_what_is_beside_a_process(monkeypatch, condition):
+    """The variable, whatever the caller has set; a program that lives as long as the process."""
+    programs, alive, environments = [], [], []
+
+    class Program:
+        def __init__(self, command):
+            programs.append(self)
+            self.runs = True
+
+        def kill(self):
+            self.runs = False
+
+        def wait(self):
+            assert not self.runs
+
+    def run(command, env, **options):
+        alive.append([program.runs for program in programs])
+        environments.append(env)
+        return SimpleNamespace(returncode=0, stdout="[3.0, 1.0, 2.0]")
+
+    monkeypatch.setenv(beside.TIMEOUT, "30")
+    monkeypatch.setattr(beside, "subprocess", SimpleNamespace(Popen=Program, run=run))
+    assert beside.measure((1, 2, 3, 4), condition, 0) == 2.0
+    assert environments[0].get(beside.TIMEOUT) == ("20" if "TIMEOUT" in condition else None)
+    assert alive == [[True] if "program" in condition else []]
+    assert not any(program.runs for program in programs)
+
+
+def test_a_process_that_fails_is_said():
+    with pytest.raises(SystemExit, match=r"alone: (?s:.)*Error"):
         beside.measure((1, 2, 3, -4), "alone", 0)
+
+
+@pytest.mark.parametrize("arguments", [["--rounds", "0"], ["--sizes", "1,2,3"], ["--out", "no/such/folder/file"]])
+def test_wrong_arguments(arguments):
+    done = subprocess.run([sys.executable, "-m", "benchmarks.beside", *arguments], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert arguments[0] in done.stderr

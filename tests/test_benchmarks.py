@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import problems, report, rivals, runner
+from benchmarks import problems, report, rivals, runner, timing
 from benchmarks.comparison import Comparison
 from benchmarks.tables import tables
 
@@ -524,3 +524,37 @@ def test_help_teaches():
     for word in ("n64-h512", "64,128,256,512", "lstm_xp:ENGINE", "numpy_fused", "torch_cpu", "report", "examples:"):
         assert word in done.stdout
     assert report.BEGIN in benchmarks("report", "--help").stdout
+
+
+# --- Turns
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+def test_everybody_has_every_place_equally_often(count):
+    workers = list(range(count))
+    orders = list(runner.orders(workers, 2 * count))
+    assert all(sorted(order) == workers for order in orders)
+    for worker in workers:
+        places = sorted(order.index(worker) for order in orders)
+        assert places == sorted(2 * workers)
+
+
+@pytest.mark.parametrize(("spins", "looks"), [(0, 1), (3, 4), (10**9, round(timing.PATIENCE / timing.LOOK))])
+def test_a_process_rests_when_its_threads_sleep(monkeypatch, spins, looks):
+    taken = []
+
+    def sleep(seconds):
+        taken.append(seconds)
+
+    monkeypatch.setattr(timing, "sleep", sleep)
+    monkeypatch.setattr(timing, "perf_counter", lambda: sum(taken))
+    monkeypatch.setattr(timing, "process_time", lambda: sum(taken[:spins]))
+    timing.rest()
+    assert len(taken) == pytest.approx(looks, abs=looks // 50)  # sums of many floats
+
+
+def test_a_turn_ends_with_a_rest(monkeypatch):
+    events = []
+    monkeypatch.setattr(timing, "rest", lambda: events.append("rest"))
+    assert len(timing.times(lambda: events.append("call"), 0)) == timing.FEWEST_CALLS
+    assert events == ["call"] * (1 + timing.FEWEST_CALLS) + ["rest"]

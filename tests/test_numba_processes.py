@@ -144,6 +144,8 @@ def copy(v, at_end):
 
 threads.limit = lambda: 3
 numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = 1.0, (1.0, 1.0)
+if sys.argv[1] == "sequence of large weights":
+    numpy_numba.LARGE, numpy_numba.BYTES_A_ROW = 0, 1
 for at_end in (True, False):
     proxy = types.SimpleNamespace(**vars(np))
     proxy.empty = lambda shape, dtype: guarded(shape, dtype, at_end)
@@ -154,7 +156,7 @@ for at_end in (True, False):
             print(dtype, N, T, D, H, "at the end" if at_end else "at the beginning", flush=True)
             values = problems.random_problem(N, T, D, H)
             arrays = {name: copy(v.astype(dtype), at_end) for name, v in values.items()}
-            if sys.argv[1] == "sequence":
+            if sys.argv[1] != "step":
                 results = problems.run(arrays, engine="numpy_numba")
             else:
                 x = copy(arrays["x"][:, 0], at_end)
@@ -170,6 +172,7 @@ print("done")
     [
         ("sequence", [(1, 2, 1, 1), (1, 3, 2, 37), (1, 2, 5, 192)]),
         ("sequence", [(3, 2, 5, 7), (7, 3, 17, 33), (2, 2, 3, 64), (5, 2, 65, 192), (13, 2, 1, 68)]),
+        ("sequence of large weights", [(13, 2, 1, 68), (23, 3, 5, 130)]),
         ("step", [(1, 1, 1, 1), (2, 1, 3, 5), (3, 1, 5, 64), (4, 1, 7, 33), (7, 1, 33, 320), (2, 1, 3, 24)]),
         ("step", [(3, 1, 17, 260), (3, 1, 17, 132), (3, 1, 17, 68), (3, 1, 17, 34)]),
         ("step", [(1, 1, 101, 300), (2, 1, 1, 252), (2, 1, 515, 260), (1, 1, 9, 256)]),

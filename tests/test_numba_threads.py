@@ -124,7 +124,7 @@ def assert_same_bits(results, expected, what=""):
 
 # --- The same bits
 
-# By name, and the sizes that go there: few rows, or large weights.
+# Where sizes go (before the comma), and why: few rows, or large weights.
 ROUTES = {
     "alone": (9, 4, 5, 17),
     "rows": (40, 50, 7, 33),
@@ -179,6 +179,63 @@ def test_bits_do_not_depend_on_how_few_steps_rows_or_units_a_thread_has(
         assert_same_bits(numba_run(arrays), expected, f"with {count} threads")
         light = numba_run(arrays, training=False)
         assert_same_bits(light, expected, f"with {count} threads, without training")
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+@pytest.mark.parametrize("sizes", [(23, 5, 3, 68), (9, 40, 3, 192)], ids=str)
+@dtypes
+def test_many_rows_of_large_weights(library, limited, eager, poisoned, uneven, monkeypatch, dtype, sizes, order):
+    """Threads divide the units, in training and without."""
+    monkeypatch.setattr(numpy_numba, "LARGE", 0)
+    monkeypatch.setattr(numpy_numba, "BYTES_A_ROW", 1)
+    arrays = problem(library, dtype, *sizes)
+    uneven[1][0] = order
+    limited(1)
+    expected = numba_run(arrays)
+    for count in (2, 3):
+        limited(count)
+        uneven[0].clear()
+        assert_same_bits(numba_run(arrays), expected, f"with {count} threads")
+        assert_same_bits(numba_run(arrays, training=False), expected, f"with {count} threads, without training")
+        assert uneven[0] == {"units"}
+
+
+ALONE, TWO = (False, 1), (False, 2)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "threads", "expected"),
+    [
+        # T, N, D, H: work that is worth a second thread, or not, or several; of one row half as much.
+        ((100, 8, 64, 16), 8, ALONE),
+        ((150, 8, 64, 16), 8, (False, 2)),
+        ((10_000, 8, 16, 64), 8, (False, 2)),
+        ((10_000, 80, 16, 64), 8, (False, 8)),
+        ((35, 2, 1, 112), 2, ALONE),
+        ((36, 2, 1, 112), 2, (True, 2)),
+        ((35, 1, 1, 112), 2, ALONE),
+        # Few rows: the units of steps that are worth a meeting, by as many as each step is worth, and as have units.
+        ((1000, 1, 1, 111), 8, ALONE),
+        ((1000, 1, 1, 112), 8, (True, 2)),
+        ((1000, 1, 1, 224), 8, (True, 5)),
+        ((1000, 4, 1, 1024), 80, (True, 64)),
+        ((1000, 5, 1, 96), 2, TWO),
+        ((1000, 5, 1, 104), 2, (True, 2)),
+        ((1000, 8, 1, 200), 2, TWO),
+        ((1000, 8, 1, 200), 4, (True, 4)),
+        # Many rows: the units of large weights.
+        ((100, 8, 1, 256), 2, TWO),
+        ((100, 8, 1, 257), 2, (True, 2)),
+        ((100, 17, 1, 260), 2, TWO),
+        ((100, 32, 1, 512), 2, (True, 2)),
+        ((100, 33, 1, 512), 2, TWO),
+    ],
+    ids=str,
+)
+def test_how_work_is_divided(sizes, threads, expected):
+    code = SimpleNamespace(threads=lambda: threads, lanes=16, dtype=np.dtype("float32"))
+    T, N, D, H = sizes
+    assert numpy_numba._divide(code, T, N, D, H) == expected
 
 
 @dtypes
@@ -356,8 +413,10 @@ def test_a_helper_that_takes_nothing_rests(limited, rested, dtype):
 def take_a_piece_and_nap(desk):
     while True:
         if look(desk, TAKEN) < 0 and add(desk, TAKEN) < 0:
-            for _ in range(1000):
+            for _ in range(100_000):  # some seconds, at most
                 sleep()
+                if look(desk, RESTS) > 0:
+                    break
             add(desk, DONE)
             return
 

@@ -1,8 +1,8 @@
 """NumPy, when numba is installed: the recurrence compiled, all steps in one call, on several threads.
 
 What is compiled is in `compiled/`. Weights are packed once per call, in the order that the inner loop reads them, for
-all steps. Threads divide the rows, or the units where there are few rows. The products of the other stages run in the
-same way, so that no second pool of threads takes part.
+all steps. Threads divide the rows, or the units where rows are few or weights large. The products of the other stages
+run in the same way, so that no second pool of threads takes part.
 """
 
 import sys
@@ -22,20 +22,19 @@ name = "numpy_numba"
 NOTICE = "lstm_xp: preparing compiled code for {dtype}, which takes a while; it is kept on disk where that can be done"
 DTYPES = ("float32", "float64")
 
-# Flop below which a second thread costs more than it does: to wake it takes about 50 us. Half as many of one row, whose
-# flop wait for memory; twice as many of large products, and of a single step, after which it may sleep again.
+# Flop of the larger of two products for which one thread more is worth it: to wake it takes about 50 us. Half as many
+# of one row, whose flop wait for memory; twice as many of other products, and of a single step, which may be the last.
 WORTH_A_THREAD = 8e6
 # To rearrange a weight takes as long as so many flop.
 PACKING = 16
-# With fewer rows a thread, threads divide the units.
-ROWS = 4
-# Flop of one step below which to meet after each one costs more than to divide it: where one thread would have all rows
+# With fewer rows a thread, threads divide the units. With more rows they do, too, where Wh has more bytes than a core's
+# own cache has room for: each thread would fetch all of it at every step. That is so with a row a thread for so many
+# bytes, and with so many rows at most.
+ROWS, LARGE, BYTES_A_ROW, MORE_ROWS = 4, 1 << 20, 1 << 17, 16
+# Flop of one step for which one thread more is worth it that it meets after each: where one thread would have all rows
 # otherwise, and where rows could be divided.
 WORTH_A_MEETING = 1e5, 4e5
-# With more, they do where Wh has more bytes than a core's own cache has room for: each thread would fetch all of it at
-# every step. That is so with a row a thread for so many bytes, and so many rows at most.
-LARGE, BYTES_A_ROW, MORE_ROWS = 1 << 20, 1 << 17, 16
-# Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes.
+# Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes each.
 SPARE, KEPT = 2, 1 << 26
 # Lengths where every row has all steps.
 FULL = np.empty(0, np.int64)
@@ -174,12 +173,17 @@ def _parts(code, flop):
 
 def _divide(code, T, N, D, H):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
-    flop, meet = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2), 8 * N * H * H > WORTH_A_MEETING[N > ROWS]
-    threads = code.threads() if flop > WORTH_A_THREAD and (meet or N > ROWS) else 1
+    flop = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2)
+    meeting = int(8 * N * H * H / WORTH_A_MEETING[N > ROWS])
+    if flop < WORTH_A_THREAD or (N <= ROWS and meeting == 0):
+        return False, 1
+    threads = min(code.threads(), 1 + int(flop / WORTH_A_THREAD))
     weights = 4 * H * H * code.dtype.itemsize
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
-    across = meet and H >= code.lanes * threads and (N < ROWS * threads or N <= most * threads)
-    return across, threads if across else min(threads, -(-N // ROWS))
+    together = min(threads, 1 + meeting, H // code.lanes)
+    if together > 1 and (N < ROWS * threads or N <= most * threads):
+        return True, together
+    return False, min(threads, -(-N // ROWS))
 
 
 def _run(code, parts, size, work):

@@ -27,12 +27,12 @@ WORTH_A_HELPER, FEWEST_PIECES, FLOP_OF_A_PIECE = 4e6, 4, 1e7
 STREAM, TAKEN, GIVEN, DONE, AWAKE, STEPS, ALONE, RESTS, SHARED, MET, WORK = 0, 16, 32, 48, 64, 80, 81, 82, 96, 97, 98
 # Of the steps without a helper, every so many asks for one: to wake it is not free, and in vain if steps are far apart.
 ASKS = 8
-# Looks of a helper before it goes to sleep, some hundred microseconds.
+# Looks of a helper before it goes to sleep, some 500 us.
 LOOKS = 2000
 # A helper whose processor has something else to do rests for so many flop of large steps, that what is lost stays a
 # few percent: whenever it is awake and takes nothing, and for each nap of the thread that waits for it. That one is
 # patient for as long as it takes to read a piece: one look more for so many bytes.
-REST, BYTES_A_LOOK = 400_000_000, 4096
+REST, BYTES_A_LOOK = 400_000_000, 2048
 # After so many flop a helper has to be asked for again, lest it outlive what the user allows.
 SERVES = 1e11
 
