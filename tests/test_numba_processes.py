@@ -115,6 +115,37 @@ def test_limits_of_the_environment_and_children(numba, blas, started):
     assert len(lines) == 1 + 3 * hasattr(os, "fork") + started
 
 
+# --- One processor for two threads, as where other programs have the others
+
+SHARED = """
+import os, resource
+import numpy as np
+import problems
+from lstm_xp.engines import numpy_numba
+from lstm_xp.engines.compiled import threads
+from lstm_xp.engines.compiled.meeting import ARRIVED
+
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+threads.limit = lambda: 2
+values = problems.random_problem(1, 3000, 3, 128)
+arrays = {name: value.astype("float32") for name, value in values.items()}
+x, h0, c0, Wx, Wh, b = (arrays[name] for name in ("x", "h0", "c0", "Wx", "Wh", "b"))
+for _ in range(2):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
+    numpy_numba.layer(x.swapaxes(0, 1), h0, c0, Wx, Wh, b, None, keep=False)
+print(threads.pool.meeting[ARRIVED], resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processors are chosen so on Linux")
+def test_threads_on_one_processor_give_way_to_each_other():
+    """A thread that only looked would have to fall asleep at nearly every meeting before the other one got to work."""
+    (line,), _ = outcome(in_a_process(SHARED))
+    meetings, sleeps = map(int, line.split())
+    assert meetings == 2 * 3000
+    assert sleeps < 3000 / 10
+
+
 # --- Memory that is not its own
 
 # Each array ends, or begins, where the system lets nobody read or write; what the engine allocates, too.
