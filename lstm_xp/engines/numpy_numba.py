@@ -107,7 +107,7 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
     gates, c, c0, h0, h = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0, h))
     across, active = _divide(code, T, N, D, H)
-    parts = max(active, _parts(code, 4 * T * N * dW.size))
+    parts = active if across else max(active, _parts(code, 4 * T * N * dW.size))
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
     backward = (dh, carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
                 _plain(x), h0, h, _plain(Wx).T, dx, dW, some)  # fmt: skip
@@ -180,10 +180,9 @@ def _divide(code, T, N, D, H):
     threads = min(code.threads(), 1 + int(flop / WORTH_A_THREAD))
     weights = 4 * H * H * code.dtype.itemsize
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
-    together = min(threads, 1 + meeting, H // code.lanes)
-    if together > 1 and (N < ROWS * threads or N <= most * threads):
-        return True, together
-    return False, min(threads, -(-N // ROWS))
+    apart, together = min(threads, -(-N // ROWS)), min(threads, 1 + meeting, H // code.lanes)
+    few = N < ROWS * threads and together >= apart
+    return (True, together) if together > 1 and (few or N <= most * threads) else (False, apart)
 
 
 def _run(code, parts, size, work):
