@@ -93,15 +93,21 @@ sleep = give_way if WINDOWS else _of_system("usleep", "Sleep for a nap.", NAP)
 
 
 @njit(nogil=True)
-def wait(meeting, arrivals):
-    """Meet the other threads: go on when so many arrivals have been counted."""
-    add(meeting, ARRIVED)
+def until(meeting, counter, count):
+    """Wait until a counter has come so far."""
     looks = 0
-    while look(meeting, ARRIVED) < arrivals:
+    while look(meeting, counter) < count:
         looks += 1
         give_way()
         if looks > PATIENCE:
             sleep()
+
+
+@njit(nogil=True)
+def wait(meeting, arrivals):
+    """Meet the other threads: go on when so many arrivals have been counted."""
+    add(meeting, ARRIVED)
+    until(meeting, ARRIVED, arrivals)
 
 
 @njit(nogil=True)
@@ -125,9 +131,4 @@ def listen(meeting):
 @compiled(void(int64[::1], int64))
 def see_off(meeting, workers):
     """Wait until so many are done."""
-    looks = 0
-    while look(meeting, DONE) < workers:
-        looks += 1
-        give_way()
-        if looks > PATIENCE:
-            sleep()
+    until(meeting, DONE, workers)
