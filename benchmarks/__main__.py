@@ -10,6 +10,7 @@ from time import monotonic
 from lstm_xp import engines
 
 from . import ceiling, fresh, machine, records, report, rivals, runner
+from .arguments import four_numbers
 from .problems import FRESH, GROWTH, SIZES, SMALL, START, WHATS, Problem
 
 DESCRIPTION = """\
@@ -263,11 +264,11 @@ def _sizes(asked, parser):
         elif size in SIZES:
             sizes.append(size)
         else:
-            numbers = size.split(",")
-            if len(numbers) != 4 or not all(n.isdecimal() and int(n) > 0 for n in numbers):
+            try:
+                sizes.append(four_numbers(size))
+            except argparse.ArgumentTypeError:
                 known = ", ".join([*groups, *SIZES])
                 parser.error(f"--sizes: {size!r} is neither four positive numbers N,T,D,H nor one of {known}")
-            sizes.append(tuple(map(int, numbers)))
     # One size under two names is one size.
     return list({(SIZES[size] if size in SIZES else size): size for size in reversed(sizes)}.values())[::-1]
 

@@ -19,8 +19,9 @@ from time import perf_counter, sleep
 import numpy as np
 
 from . import machine, records
+from .arguments import add_sizes, check_run
 from .ours import Contender
-from .problems import Problem, four_numbers
+from .problems import Problem
 
 SIZES = ((1, 200, 256, 256), (8, 30, 512, 512), (32, 50, 128, 256), (1, 64, 512, 1024))
 TIMEOUT = "OPENBLAS_THREAD_TIMEOUT"
@@ -85,10 +86,7 @@ def table(found):
 def main(argv=None):
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__.partition("\n")[0])
-    shown = " ".join(",".join(map(str, size)) for size in SIZES)
-    parser.add_argument(
-        "--sizes", type=four_numbers, nargs="+", default=SIZES, metavar="N,T,D,H", help=f"default: {shown}"
-    )
+    add_sizes(parser, SIZES)
     parser.add_argument("--rounds", type=int, default=5, help="processes of each condition at each size; default: 5")
     parser.add_argument("--seconds", type=float, default=0.5, help="that each measures; default: 0.5")
     parser.add_argument("--out", type=Path, help="write the results as JSON lines")
@@ -97,10 +95,7 @@ def main(argv=None):
     if args.one:
         print(json.dumps(calls(*json.loads(args.one))))
         return 0
-    if args.rounds < 1 or args.seconds < 0:
-        parser.error("--rounds must be at least 1, --seconds at least 0")
-    if args.out and not args.out.parent.is_dir():
-        parser.error(f"--out {args.out}: there is no directory {args.out.parent}")
+    check_run(parser, args)
     about, found = machine.describe(), []
     for numbers in args.sizes:
         taken = {condition: [] for condition in CONDITIONS}

@@ -1,6 +1,5 @@
 """What is measured: one table of sizes, the arrays of a problem, and its work in flop."""
 
-import argparse
 from typing import NamedTuple
 
 import numpy as np
@@ -101,11 +100,3 @@ class Problem(NamedTuple):
         for name, shape in weights.items():
             arrays[name] = (2 * rng.random(shape, dtype=self.dtype) - 1) * np.asarray(bound, self.dtype)
         return arrays
-
-
-def four_numbers(word):
-    """A size, N,T,D,H, as an argument of a program."""
-    numbers = tuple(int(number) if number.isdecimal() else 0 for number in word.split(","))
-    if len(numbers) != 4 or min(numbers) < 1:
-        raise argparse.ArgumentTypeError(f"must be four numbers N,T,D,H of at least 1; got {word}")
-    return numbers

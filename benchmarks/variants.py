@@ -21,7 +21,8 @@ from lstm_xp.masks import Masks
 from lstm_xp.testing import assert_close
 
 from . import machine, records
-from .problems import Problem, four_numbers
+from .arguments import add_sizes, check_run
+from .problems import Problem
 from .runner import statistics
 from .tables import milliseconds
 from .timing import times
@@ -157,18 +158,12 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(
         "python -m benchmarks.variants", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    shown = " ".join(",".join(map(str, size)) for size in SIZES)
-    parser.add_argument(
-        "--sizes", type=four_numbers, nargs="+", default=SIZES, metavar="N,T,D,H", help=f"default: {shown}"
-    )
+    add_sizes(parser, SIZES)
     parser.add_argument("--rounds", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each variant and round (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the records as JSON lines, and the table beside them (.md)")
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.seconds < 0:
-        parser.error("--rounds must be at least 1, --seconds at least 0")
-    if options.out and not options.out.parent.is_dir():
-        parser.error(f"--out {options.out}: there is no directory {options.out.parent}")
+    check_run(parser, options)
     about = machine.describe()
     if about["dropped"]:  # OpenBLAS has read them already: measure in a process that does not see them
         words = sys.argv[1:] if arguments is None else arguments

@@ -1,0 +1,27 @@
+"""Arguments that several programs have."""
+
+import argparse
+
+
+def four_numbers(word):
+    """A size, N,T,D,H, as an argument of a program."""
+    numbers = tuple(int(number) if number.isdecimal() else 0 for number in word.split(","))
+    if len(numbers) != 4 or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"must be four numbers N,T,D,H of at least 1; got {word}")
+    return numbers
+
+
+def add_sizes(parser, default):
+    """--sizes, of one's own."""
+    shown = " ".join(",".join(map(str, size)) for size in default)
+    parser.add_argument(
+        "--sizes", type=four_numbers, nargs="+", default=default, metavar="N,T,D,H", help=f"default: {shown}"
+    )
+
+
+def check_run(parser, options):
+    """An error of the parser where --rounds, --seconds or --out make no sense."""
+    if options.rounds < 1 or options.seconds < 0:
+        parser.error("--rounds must be at least 1, --seconds at least 0")
+    if options.out and not options.out.parent.is_dir():
+        parser.error(f"--out {options.out}: there is no directory {options.out.parent}")
