@@ -266,13 +266,13 @@ class Fake:
                 assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
                 if (captured := self.streams[-1].captured) is None:
                     run.loaded = True
-                    if shared_mem:
+                    if expression.startswith("cluster_"):
                         self.launch_cluster(kernel, expression, grid, block, arguments, shared_mem)
                     else:
-                        self.launch(expression, grid, block, arguments)
+                        self.launch(kernel, expression, grid, block, arguments, shared_mem)
                 else:
                     assert run.loaded, "a kernel cannot be loaded while a stream captures"
-                    captured.append(partial(self.launch, expression, grid, block, arguments))
+                    captured.append(partial(self.launch, kernel, expression, grid, block, arguments, shared_mem))
 
             run.loaded = False
             kernel = Kernel(run)
@@ -280,13 +280,17 @@ class Fake:
 
         return SimpleNamespace(get_function=get_function)
 
-    def launch(self, expression, grid, block, arguments):
+    def launch(self, kernel, expression, grid, block, arguments, shared):
+        assert shared <= kernel.shared.get(self.current[-1].id, SHARED_BYTES), "more shared memory than it may have"
         name, _, types = expression.rstrip(">").partition("<")
         if name in STEPS:
             self.calls.append((name, types, grid, *map(int, arguments[-3:])))
             emulated = STEPS[name](self, types.split(", "), grid, block, arguments)
             if self.compiled is not None:
-                self.run_compiled(expression, grid, block, arguments)
+                together = {}
+                if name.endswith("_step"):
+                    together = {"together": int(types.split(", ")[-1]), "shared": shared, "seed": self.seed}
+                self.run_compiled(expression, grid, block, arguments, **together)
             elif emulated:
                 with np.errstate(all="ignore"):
                     emulated()
@@ -342,8 +346,7 @@ class Fake:
     def run_compiled(self, expression, grid, block, arguments, **together):
         values = [SIZES[type(value)](value) for value in arguments]
         assert [ctypes.sizeof(value) for value in values] == self.compiled.sizes(expression)
-        meets = "_step" in expression or bool(together)
-        self.compiled.launch(expression, grid, block[0], values, meets, **together)
+        self.compiled.launch(expression, grid, block[0], values, bool(together), **together)
 
     def launch_cluster(self, kernel, expression, grid, block, arguments, shared):
         """The kernels of cluster.cu: a cluster's blocks run at once."""
@@ -519,61 +522,83 @@ def _fill(fake, types, grid, block, arguments):
 
 
 def _pack(fake, types, grid, block, arguments):
-    (states, product, backward), (Wh, by_row, by_column, H, chunks, packed, size) = types, arguments
+    (states, product, backward), (Wh, by_row, by_column, H, chunks, across, packed, size) = types, arguments
     assert packed % 16 == 0
     assert grid[0] * block[0] >= size
     assert int(size) % (64 * int(chunks)) == 0
     Wh = fake.view(Wh, (int(H), 4 * int(H)), (by_row, by_column), dtype_of(NAMES[states]))
     packed = fake.view(packed, (int(size), 16), (16, 1), np.dtype(np.uint8))
-    return lambda: step_emulation.pack(product, Wh, backward == "true", packed)
+    return lambda: step_emulation.pack(product, Wh, backward == "true", int(across), packed)
+
+
+def _pack_rows(fake, types, grid, block, arguments):
+    (states, product), (h0, N, H, chunks, down, packed) = types, arguments
+    N, H, chunks, down = map(int, (N, H, chunks, down))
+    assert grid[0] * block[0] >= N * H
+    h0 = fake.view(h0, (N, H), (H, 1), dtype_of(NAMES[states]))
+    packed = _rows(fake, packed, -(-N // (8 * down)), chunks, down)
+    return lambda: step_emulation.pack_rows(product, h0, packed)
+
+
+def _rows(fake, address, groups, chunks, down):
+    """Packed rows, as bytes."""
+    return fake.view(int(address), (groups, chunks, down, 512), (chunks * down * 512, down * 512, 512, 1), np.dtype("u1"))
 
 
 def _step(fake, types, grid, block, arguments, backward=False):
-    job, packed, *sizes = arguments
+    job, packed, rows, *sizes = arguments
     (N, H, offset), (states, product) = map(int, sizes), types[:2]
-    across, down, warps = map(int, types[2:])
+    across, down, high, warps, split = map(int, types[2:])
     seen = dict(zip(JOB, fake.view(job, (len(JOB),), (1,), np.dtype(np.int64)).tolist(), strict=True))
     states, single = dtype_of(NAMES[states]), np.dtype(np.float32)
     columns, depth = (H, 4 * H) if backward else (4 * H, H)
     chunks = -(-depth * step_emulation.ITEMS[product]().itemsize // 64)
-    assert (grid[0] - 1) * 16 * across < columns <= grid[0] * 16 * across
-    assert (grid[1] - 1) * 8 * down < N <= grid[1] * 8 * down
-    assert block == (32 * warps,)
-    packed = fake.view(packed, (grid[0] * across * chunks, 1024), (1024, 1), np.dtype(np.uint8))
+    tiles = grid[0] // split
+    assert grid[0] == tiles * split
+    assert (tiles - 1) * 16 * across < columns <= tiles * 16 * across
+    assert (grid[1] - 1) * 8 * down * high < N <= grid[1] * 8 * down * high
+    assert block == (32 * high * warps,)
+    packed = fake.view(packed, (tiles, chunks, across, 1024), (chunks * across * 1024, across * 1024, 1024, 1), np.dtype("u1"))
+    groups = grid[1] * high
+    rows = [_rows(fake, rows + k * groups * chunks * down * 512, groups, chunks, down) for k in range(2)]
     t = seen["steps"] - 1 - seen["first"] - offset if backward else seen["first"] + offset
     if not -backward <= t < seen["steps"]:
         return None
+    left, leave = rows[offset % 2], rows[1 - offset % 2]
 
     def look(name, step, width, dtype=single):
         return fake.view(seen[name] + step * N * width * dtype.itemsize, (N, width), (width, 1), dtype)
 
-    def times(rows):
-        return step_emulation.product_of(product, packed, rows, grid, across, down, warps)[:, :columns]
+    def product_of():
+        return step_emulation.product_of(product, packed, left, warps, split)[:N, :columns]
 
     if not backward:
-        rows = look("h", t - 1, H, states) if t else look("h0", 0, H, states)
-        assert seen["h0"] % 16 == 0 or H * states.itemsize % 16
         gates, h = look("gates", t, 4 * H), look("h", t, H, states)
         prev_c = look("c", t - 1 if seen["kept"] else 0, H) if t else look("c0", 0, H)
         c = look("c", t if seen["kept"] else 0, H)
 
         def forward():
-            gates[...] += np.concatenate([times(rows)[:, gate::4] for gate in range(4)], axis=1)
+            total = product_of()
+            gates[...] += np.concatenate([total[:, gate::4] for gate in range(4)], axis=1)
             cell_forward(gates, prev_c, c, h)
+            step_emulation.pack_rows(product, h, leave)
 
         return forward
-    assert seen["da"] % 16 == 0
     carry, last = look("dh", 0, H), t == seen["steps"] - 1
-    through = None if last else look("da", t + 1, 4 * H)
     if t < 0:
-        return lambda: np.copyto(carry, times(through))
+        return lambda: np.copyto(carry, product_of())
     outer = np.zeros((N, H), single)
     if seen["h"]:
         start = seen["h"] + t * seen["by_step"] * states.itemsize
         outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
-    prev_c = look("c", t - 1, H) if t else look("c0", 0, H)
-    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
-    return lambda: cell_backward(outer, carry if last else times(through), *rest)
+    prev_c, da = look("c", t - 1, H) if t else look("c0", 0, H), look("da", t, 4 * H)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), da
+
+    def backward():
+        cell_backward(outer, carry if last else product_of(), *rest)
+        step_emulation.pack_rows(product, da, leave)
+
+    return backward
 
 
 # The kernel of stages.cu, likewise.
@@ -599,12 +624,13 @@ def _arrange(fake, types, grid, block, arguments):
 
 
 JOB = (
-    "first", "steps", "gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
+    "first", "steps", "gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
 )  # fmt: skip
 STEPS = {
     "arrange": _arrange,
     "fill": _fill,
     "pack": _pack,
+    "pack_rows": _pack_rows,
     "forward_step": _step,
     "backward_step": partial(_step, backward=True),
 }

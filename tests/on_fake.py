@@ -46,7 +46,7 @@ def forget():
     """What is kept of a fake CuPy is kept for no other."""
     of_devices = (
         cupy_fused.obstacle,
-        cupy_step._count,
+        cupy_step._chip,
         cupy_cluster._kernel,
         cupy_cluster._settled,
         cupy_grid._chip,

@@ -24,7 +24,7 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 AWKWARD = [(33, 3, 129), (2, 33, 100), (1, 256, 64), (2, 7, 192), (4, 1, 1)]
 CALLS = {
     "cupy_fused": {"gemmEx", "arrange", "cell_forward", "cell_backward"},  # of few steps
-    "cupy_step": {"gemmEx", "arrange", "fill", "pack", "forward_step", "backward_step"},
+    "cupy_step": {"gemmEx", "arrange", "fill", "pack", "pack_rows", "forward_step", "backward_step"},
     "cupy_cluster": {"gemmEx", "arrange", "cluster_forward", "cluster_backward"},
     "cupy_grid": {"gemmEx", "arrange", "grid::forward", "grid::backward"},
 }

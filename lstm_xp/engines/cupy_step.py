@@ -1,7 +1,8 @@
 """CuPy: one kernel per step, with a product of its own, and the cell in its epilogue; replayed from a CUDA graph.
 
 The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/replay.py` how the steps
-are launched. Wh is packed once per call into the order in which the kernels read it. All that is returned is fresh;
+are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves to the
+next one: h, or da. All that is returned is fresh;
 what is kept between calls (graphs, packed weights) is bounded, and belongs to one thread and stream at a time.
 
 Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
@@ -13,7 +14,7 @@ from functools import cache
 from . import cupy_fused
 from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
-from .cuda.plan import LEAST, TYPES, plan
+from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
 from .cuda.refusals import refusal
 
 name = "cupy_step"
@@ -55,10 +56,9 @@ class Engine:
         needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + steps.packed_bytes
         with working_on(a.device, f"{name}: h, c and packed weights", needed), replay.leased(steps) as runner:
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
-            h0 = _aligned(h0)
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            runner.pack(Wh)
-            runner.run(T, T, gates=gates, c=c, c0=c0, h=h, h0=h0, kept=int(keep))
+            runner.pack(Wh, h0)
+            runner.run(T, T, gates=gates, c=c, c0=c0, h=h, kept=int(keep))
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
@@ -80,7 +80,7 @@ class Engine:
         return da, dh_t, dc_t
 
     def _plan(self, dtype, N, H, device):
-        return plan(dtype, self.precision, N, H, _processors(device))
+        return plan(dtype, self.precision, N, H, *_chip(device.id))
 
 
 IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
@@ -94,17 +94,10 @@ def at(precision):
     return TF32 if precision == "tf32" else IEEE
 
 
-def _processors(device):
-    return _count(device.id)
-
-
 @cache
-def _count(device_id):
+def _chip(device_id):
+    """Multiprocessors of a device, and whether it has clusters."""
     from cupy.cuda import Device
 
-    return Device(device_id).attributes["MultiProcessorCount"]
-
-
-def _aligned(v):
-    """A copy, where rows would not begin at a multiple of the 16 bytes that the kernels read at once."""
-    return v if v.data.ptr % 16 == 0 else v.copy()
+    device = Device(device_id)
+    return device.attributes["MultiProcessorCount"], int(device.compute_capability) >= CLUSTERS

@@ -28,19 +28,19 @@ __device__ inline unsigned bits(float16 v) { return v.bits; }
 __device__ inline unsigned bits(bfloat16 v) { return v.bits; }
 __device__ inline unsigned bits(float v) { return bits_from_float(v); }
 
-// A product says what a row of its second factor is stored as, how a weight becomes one of its words or half words, and
-// how two fragments are multiplied.
+// A product says what a row of its second factor is stored as, how a value of it and a weight (one of its words or half
+// words) are rounded for it, and how two fragments are multiplied.
 struct Half {
     typedef float16 Row;
     __device__ static unsigned weight(float16 v) { return v.bits; }
-    __device__ static unsigned operand(unsigned word) { return word; }
+    __device__ static float16 row(float16 v) { return v; }
     __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) { mma_float16(d, a, b0, b1); }
 };
 
 struct Bfloat {
     typedef bfloat16 Row;
     __device__ static unsigned weight(bfloat16 v) { return v.bits; }
-    __device__ static unsigned operand(unsigned word) { return word; }
+    __device__ static bfloat16 row(bfloat16 v) { return v; }
     __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) {
         mma_bfloat16(d, a, b0, b1);
     }
@@ -52,13 +52,14 @@ struct Tf32 {
     __device__ static unsigned weight(S v) {
         return tf32_from_float(widen(v));
     }
-    __device__ static unsigned operand(unsigned word) { return tf32_from_float(float_from_bits(word)); }
+    __device__ static float row(float v) { return float_from_bits(tf32_from_float(v)); }
     __device__ static void mma(float (&d)[4], const Sixteen& a, unsigned b0, unsigned b1) { mma_tf32(d, a, b0, b1); }
 };
 
 struct Ieee {
     typedef float Row;
     __device__ static unsigned weight(float v) { return bits_from_float(v); }
+    __device__ static float row(float v) { return v; }
 };
 
 // Values of a row that 16 bytes hold, and that a chunk of the depth does.

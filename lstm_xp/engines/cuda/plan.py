@@ -1,14 +1,10 @@
-"""What the kernels of `step.cu` are launched with: products, tiles and grids, from sizes alone. No GPU is asked.
-
-The rates and latencies below are estimates from before anything was measured.
-"""
+"""What the kernels of `step.cu` are launched with: products, tiles and grids, from sizes alone. No GPU is asked."""
 
 from functools import lru_cache
 from typing import NamedTuple
 
 GATES, COLUMNS, ROWS = 4, 16, 8  # as in step.cu
-CHUNK_BYTES = 64  # of a row of h or da, in one chunk of the depth
-PACKED_BYTES = 1024  # of 16 columns of weights, in one chunk of the depth
+CHUNK_BYTES = 64  # of a row of h or da, or of a column of weights, in one chunk of the depth
 
 # The least compute capability, times ten: mma.sync of bfloat16 and TF32, and all shapes that are used.
 LEAST = 80
@@ -16,15 +12,35 @@ LEAST = 80
 KERNELS = "forward_step", "backward_step"
 
 
+# The least one of devices that have clusters of blocks.
+CLUSTERS = 90
+
+
 class Tile(NamedTuple):
-    """Of a block: 16 * across columns, 8 * down rows, and the warps that share its depth."""
+    """Of a block: 16 * across columns, 8 * down * high rows; warps that share the depth of each of its `high` parts, and
+    blocks of a cluster that do, too.
+    """
 
     across: int
     down: int
+    high: int
     warps: int
+    split: int
 
 
-TILES = (Tile(1, 1, 8), Tile(2, 1, 8), Tile(2, 2, 8), Tile(2, 4, 8), Tile(4, 4, 4))
+TILES = (
+    Tile(1, 1, 1, 8, 1),
+    Tile(2, 1, 1, 8, 1),
+    Tile(2, 2, 1, 8, 1),
+    Tile(2, 4, 1, 8, 1),
+    Tile(2, 4, 2, 4, 1),
+    Tile(4, 4, 1, 8, 1),
+    Tile(4, 4, 2, 4, 1),
+    *(Tile(4, 1, 1, 8, split) for split in (2, 8)),
+    *(Tile(4, 2, 1, 8, split) for split in (2, 8)),
+    *(Tile(4, 4, 1, 8, split) for split in (2, 8)),
+    *(Tile(4, 4, 2, 4, split) for split in (2, 4, 8)),
+)
 
 # dtype -> the type that is stored.
 TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
@@ -38,9 +54,13 @@ PRODUCTS = {
 }
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
 
-# What a block takes beside its product, as bytes that it could read in that time; bytes that one processor reads per
-# second from the level-2 cache; seconds from one kernel of a graph to the next.
-BLOCK_BYTES, PROCESSOR_RATE, EDGE = 16e3, 4e10, 1.5e-6
+# An estimate of a step. Seconds from one kernel of a graph to the next, with what a kernel does beside its product, and
+# what it takes the blocks of a cluster to add up their sums; bytes per second that one multiprocessor reads from the
+# level-2 cache, and each of them when all do; its bytes per second of shared memory; and its terms per second of each
+# product.
+STEP, CLUSTER = 2.5e-6, 0.8e-6
+ALONE, TOGETHER, SHARED = 100e9, 38e9, 150e9
+TERMS = {"Half": 1200e9, "Bfloat": 1200e9, "Tf32": 600e9, "Ieee": 140e9}
 
 
 class Pass(NamedTuple):
@@ -74,23 +94,42 @@ class Pass(NamedTuple):
         return -(-self.depth * ITEM_BYTES[self.product] // CHUNK_BYTES)
 
     @property
+    def wide(self):
+        """Columns of a block."""
+        return COLUMNS * self.tile.across
+
+    @property
+    def tall(self):
+        """Rows of a block."""
+        return ROWS * self.tile.down * self.tile.high
+
+    @property
     def grid(self):
-        return -(-self.columns // (COLUMNS * self.tile.across)), -(-self.N // (ROWS * self.tile.down))
+        return -(-self.columns // self.wide) * self.tile.split, -(-self.N // self.tall)
 
     @property
     def block(self):
         """Threads."""
-        return 32 * self.tile.warps
+        return 32 * self.tile.high * self.tile.warps
+
+    @property
+    def weights_bytes(self):
+        """Of the weights as the kernel reads them."""
+        return self.grid[0] // self.tile.split * self.wide * self.chunks * CHUNK_BYTES
+
+    @property
+    def rows_bytes(self):
+        """Of the rows of two steps: one reads, and the other is written."""
+        return 2 * self.grid[1] * self.tall * self.chunks * CHUNK_BYTES
 
     @property
     def packed_bytes(self):
-        """Of the weights as the kernel reads them."""
-        return self.grid[0] * self.tile.across * self.chunks * PACKED_BYTES
+        return self.weights_bytes + self.rows_bytes
 
     @property
     def shared_bytes(self):
-        """Of a block's shared memory."""
-        return 4 * self.tile.warps * ROWS * self.tile.down * (COLUMNS * self.tile.across + 4)
+        """Of a block's shared memory: the sums of its warps, and those that come from the others of its cluster."""
+        return 4 * self.tall * (self.wide + 4) * (self.tile.warps + (self.tile.split > 1))
 
     @property
     def expression(self):
@@ -102,12 +141,21 @@ class Pass(NamedTuple):
         """The C++ name of the kernel that packs the weights."""
         return f"pack<{self.weights}, {self.product}, {str(self.backward).lower()}>"
 
+    @property
+    def packing_rows(self):
+        """The C++ name of the kernel that packs h0, forward."""
+        return f"pack_rows<{self.weights}, {self.product}>"
+
     def seconds(self, processors):
-        """An estimate of one step: what the busiest processor reads."""
-        across, down = self.grid
-        each = COLUMNS * self.tile.across + ROWS * self.tile.down
-        read = BLOCK_BYTES + self.chunks * CHUNK_BYTES * each
-        return EDGE + -(-across * down // processors) * read / PROCESSOR_RATE
+        """An estimate of one step."""
+        blocks, split = self.grid[0] * self.grid[1], self.tile.split
+        most = -(-blocks // processors)  # that one multiprocessor has
+        depth = self.chunks * CHUNK_BYTES / split
+        read = depth * (self.wide + self.tall)
+        terms = depth / ITEM_BYTES[self.product] * self.wide * self.tall
+        product = max(most * read / ALONE, blocks * read / (processors * TOGETHER), most * terms / TERMS[self.product])
+        sums = most * 2 * self.shared_bytes / SHARED
+        return STEP + product + sums + (split > 1) * CLUSTER
 
 
 class Plan(NamedTuple):
@@ -118,7 +166,7 @@ class Plan(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def plan(dtype, precision, N, H, processors):
+def plan(dtype, precision, N, H, processors, clusters=True):
     """How a problem is cut on a device with so many multiprocessors.
 
     Parameters
@@ -129,16 +177,18 @@ def plan(dtype, precision, N, H, processors):
         Rows and units, at least 1.
     processors : int
         Multiprocessors of the device.
+    clusters : bool
+        Whether it has clusters of blocks.
     """
     found = []
     for kernel in KERNELS:
-        candidates = [part for part in passes(dtype, precision, N, H) if part.kernel == kernel]
+        candidates = [part for part in passes(dtype, precision, N, H, clusters) if part.kernel == kernel]
         # Of equals the largest, which reads least.
         found.append(min(reversed(candidates), key=lambda part: part.seconds(processors)))
     return Plan(*found)
 
 
-def passes(dtype, precision, N, H):
+def passes(dtype, precision, N, H, clusters=True):
     """Both directions with every tile."""
     products = PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
     stored = TYPES[dtype]
@@ -146,10 +196,12 @@ def passes(dtype, precision, N, H):
         Pass(kernel, stored, stored, product, tile, N, H)
         for kernel, product in zip(KERNELS, products, strict=True)
         for tile in TILES
+        if clusters or tile.split == 1
     ]
 
 
-def expressions():
+def expressions(clusters=True):
     """Every kernel that a plan can ask for, by its C++ name."""
-    every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1)]
-    return tuple(dict.fromkeys(["fill", *(part.packing for part in every), *(part.expression for part in every)]))
+    every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1, clusters)]
+    packing = [*(part.packing for part in every), *(part.packing_rows for part in every if not part.backward)]
+    return tuple(dict.fromkeys(["fill", *packing, *(part.expression for part in every)]))

@@ -1,7 +1,7 @@
 """The launches of `step.cu`: one per step, replayed from a CUDA graph; and what is kept for that between calls.
 
 A graph of CHUNK launches is captured once, so that neither capture nor graph grows with the number of steps. It knows
-the addresses of its job and of the packed weights alone. Each replay is preceded by a launch that fills in the job:
+the addresses of its job, of the packed weights and of the rows that steps leave each other alone. Each replay is preceded by a launch that fills in the job:
 addresses of arrays, and how many steps were done; launches beyond the last step return at once.
 """
 
@@ -12,13 +12,15 @@ import numpy as np
 
 from . import kernels
 
-FILES = "mma.cuh", "step.cu"
-# Launches in a graph. With fewer steps than FEWEST, they are launched one by one.
+FILES = "mma.cuh", "cluster.cuh", "step.cu"
+# Launches in a graph, an even number: two places of rows take turns. With fewer steps than FEWEST, they are launched one by one.
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
 JOB_BYTES = 128
 # Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
 KEPT, KEPT_BYTES = 16, 1 << 29
+# Shared memory that a block may have without asking.
+SHARED_BYTES = 48 << 10
 # An offset beyond all steps: launches there do nothing.
 BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
@@ -37,18 +39,26 @@ class Runner:
         import cupy as cp
 
         self.steps, self.graph = steps, None
-        self.job, self.packed = cp.empty(JOB_BYTES, "uint8"), cp.empty(steps.packed_bytes, "uint8")
+        self.job = cp.empty(JOB_BYTES, "uint8")
+        self.weights, self.rows = cp.empty(steps.weights_bytes, "uint8"), cp.zeros(steps.rows_bytes, "uint8")
         self._fill, self._pack, self._step = (
             kernels.function(FILES, name) for name in ("fill", steps.packing, steps.expression)
         )
+        if steps.shared_bytes > SHARED_BYTES:
+            self._step.max_dynamic_shared_size_bytes = steps.shared_bytes
 
-    def pack(self, Wh):
-        """Copy the weights, of any strides, to where and how the kernel reads them."""
+    def pack(self, Wh, h0=None):
+        """Copy the weights, of any strides, and h0 to where and how the kernel reads them."""
+        steps = self.steps
         by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
-        size = self.steps.packed_bytes // 16
-        sizes = np.uint32(self.steps.H), np.uint32(self.steps.chunks)
-        arguments = Wh.data.ptr, by_row, by_column, *sizes, self.packed.data.ptr, np.uint32(size)
+        size = steps.weights_bytes // 16
+        sizes = map(np.uint32, (steps.H, steps.chunks, steps.tile.across))
+        arguments = Wh.data.ptr, by_row, by_column, *sizes, self.weights.data.ptr, np.uint32(size)
         self._pack((-(-size // BLOCK),), (BLOCK,), arguments)
+        if h0 is not None:
+            sizes = map(np.uint32, (steps.N, steps.H, steps.chunks, steps.tile.down))
+            pack_rows = kernels.function(FILES, steps.packing_rows)
+            pack_rows((-(-h0.size // BLOCK),), (BLOCK,), (h0.data.ptr, *sizes, self.rows.data.ptr))
 
     def run(self, count, launches, **words):
         """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
@@ -63,10 +73,11 @@ class Runner:
                 self.graph.launch()
 
     def _launch(self, offsets):
-        sizes = np.uint32(self.steps.N), np.uint32(self.steps.H)
+        steps = self.steps
+        addresses = self.job.data.ptr, self.weights.data.ptr, self.rows.data.ptr
         for offset in offsets:
-            arguments = self.job.data.ptr, self.packed.data.ptr, *sizes, np.int32(offset)
-            self._step(self.steps.grid, (self.steps.block,), arguments)
+            arguments = *addresses, np.uint32(steps.N), np.uint32(steps.H), np.int32(offset)
+            self._step(steps.grid, (steps.block,), arguments, shared_mem=steps.shared_bytes)
 
     def _captured(self):
         with capturing:
@@ -101,7 +112,7 @@ def _captured(launch):
 
 
 # The words of a Job after `first` and `steps`.
-WORDS = ("gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
+WORDS = ("gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
 
 
 def word(v):
