@@ -26,17 +26,17 @@ __device__ inline void prepare(Barrier* barrier) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(in_shared(barrier)) : "memory");
 }
 
-// All threads of all blocks: what each did before it arrived, the others see after they waited.
-__device__ inline void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// All threads of all blocks begin, and later wait until all have: then others see barriers that were prepared before.
+__device__ inline void cluster_begin() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
 __device__ inline void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Instead of the first cluster_arrive, where nothing was done that others look at: that they run is waited for.
-__device__ inline void cluster_begin() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-
-// Both; and barriers that were prepared before, the others see too.
+// All threads of all blocks: what each did before, barriers that it prepared too, the others see after.
 __device__ inline void cluster_sync() {
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    cluster_arrive();
+    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
     cluster_wait();
 }
 
@@ -56,13 +56,6 @@ __device__ inline void await(Barrier* barrier, unsigned parity) {
         "}\n" ::"r"(in_shared(barrier)),
         "r"(parity)
         : "memory");
-}
-
-// To the same place in the memory of another block, where all see it after cluster_arrive and cluster_wait.
-__device__ inline void put(const float (&v)[4], const void* place, Remote to) {
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to.of(place)), "f"(v[0]), "f"(v[1]),
-                 "f"(v[2]), "f"(v[3])
-                 : "memory");
 }
 
 // Bytes to the same place in the memory of another block, counted by its barrier.

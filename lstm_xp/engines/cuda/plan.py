@@ -6,6 +6,8 @@ from typing import NamedTuple
 GATES, COLUMNS, ROWS = 4, 16, 8  # as in step.cu
 CHUNK_BYTES = 64  # of a row of h or da, or of a column of weights, in one chunk of the depth
 
+BARRIER_BYTES = 8
+
 # The least compute capability, times ten: mma.sync of bfloat16 and TF32, and all shapes that are used.
 LEAST = 80
 
@@ -128,8 +130,9 @@ class Pass(NamedTuple):
 
     @property
     def shared_bytes(self):
-        """Of a block's shared memory: the sums of its warps, and those that come from the others of its cluster."""
-        return 4 * self.tall * (self.wide + 4) * (self.tile.warps + (self.tile.split > 1))
+        """Of a block's shared memory: the sums of its warps, and those that come from the blocks of its cluster."""
+        of_cluster = self.tile.split > 1
+        return 4 * self.tall * (self.wide + 4) * (self.tile.warps + of_cluster) + BARRIER_BYTES * of_cluster
 
     @property
     def expression(self):

@@ -145,13 +145,14 @@ struct Factors {
                     for (int n = 0; n < NT; ++n)
                         P::mma(d[m][n], by.a[m][half], by.b[n].word[2 * half], by.b[n].word[2 * half + 1]);
         }
-        __device__ void put(float* place, unsigned pitch) const {
+        template <int PITCH>
+        __device__ void put(float* place) const {
             unsigned lane = threadIdx.x % LANES;
+            place += lane % 4 * 2 * PITCH + lane / 4;
 #pragma unroll
             for (int m = 0; m < MT; ++m)
                 for (int n = 0; n < NT; ++n)
-                    for (int j = 0; j < 4; ++j)
-                        place[(ROWS * n + lane % 4 * 2 + j % 2) * pitch + COLUMNS * m + lane / 4 + j / 2 * 8] = d[m][n][j];
+                    for (int j = 0; j < 4; ++j) place[(8 * n + j % 2) * PITCH + 16 * m + j / 2 * 8] = d[m][n][j];
         }
     };
 };
@@ -181,12 +182,13 @@ struct Factors<Ieee, MT, NT> {
                     for (int column = 0; column < 4; ++column)
                         d[r][column] += float_from_bits(by.h[r].word[k]) * float_from_bits(by.w[k].word[column]);
         }
-        __device__ void put(float* place, unsigned pitch) const {
+        template <int PITCH>
+        __device__ void put(float* place) const {
             unsigned lane = threadIdx.x % LANES;
+            place += lane / FOURS * PITCH + lane % FOURS * 4;
 #pragma unroll
             for (int r = 0; r < OWN; ++r)
-                for (int column = 0; column < 4; ++column)
-                    place[(lane / FOURS + APART * r) * pitch + lane % FOURS * 4 + column] = d[r][column];
+                for (int column = 0; column < 4; ++column) place[APART * r * PITCH + column] = d[r][column];
         }
     };
 };
@@ -224,11 +226,15 @@ struct Product {
 #pragma unroll
         for (unsigned k = 0; k < AHEAD; ++k)
             if (k < parts) load(ahead[k], k);
+        __syncwarp();  // or ptxas would wait for the job before it asks for them
     }
 
     // Then sums are there for all threads of the block.
     __device__ void finish() {
-        if constexpr (SPLIT > 1) cluster_begin();
+        if constexpr (SPLIT > 1) {
+            if (threadIdx.x == 0) prepare(arrival()), announce(arrival(), 4 * TALL * WIDE);
+            cluster_begin();
+        }
         typename Part::Sums sums = {};
         for (unsigned number = 0; number < parts; number += AHEAD)
 #pragma unroll
@@ -238,20 +244,22 @@ struct Product {
                     if (number + k + AHEAD < parts) load(ahead[k], number + k + AHEAD);
                 }
         unsigned warp = threadIdx.x / LANES;
-        sums.put(of_warps() + (warp % WARPS * TALL + warp / WARPS * ROWS * NT) * PITCH, PITCH);
+        sums.template put<PITCH>(of_warps() + (warp % WARPS * TALL + warp / WARPS * ROWS * NT) * PITCH);
         __syncthreads();
         if constexpr (SPLIT > 1) {
-            cluster_wait();  // all of its blocks are there
+            cluster_wait();  // until all of its blocks are ready
             constexpr unsigned FOURS = TALL * WIDE / 4;
 #pragma unroll
             for (unsigned k = 0; k < (FOURS + THREADS - 1) / THREADS; ++k) {
                 unsigned place = threadIdx.x + k * THREADS, row = place / (WIDE / 4), at = place % (WIDE / 4) * 4;
                 if (FOURS % THREADS && place >= FOURS) break;
                 Four four = added<Four, WARPS>(of_warps() + row * PITCH + at, TALL * PITCH);
-                put(four.of, of_blocks() + (rank() * ROWS_EACH + row / SPLIT) * PITCH + at, remote(row % SPLIT));
+                Sixteen message;
+                for (unsigned j = 0; j < 4; ++j) message.word[j] = bits_from_float(four.of[j]);
+                const float* there = of_blocks() + (rank() * ROWS_EACH + row / SPLIT) * PITCH + at;
+                send(message, there, arrival(), remote(row % SPLIT));
             }
-            cluster_arrive();
-            cluster_wait();
+            await(arrival(), 0);
         }
     }
 
@@ -270,9 +278,10 @@ struct Product {
         return sum;
     }
 
-    // Shared memory: by warp, row and column; and of this block's rows, by block, row and column.
+    // Shared memory: by warp, row and column; and of this block's rows, by block, row and column, and who counts them.
     __device__ static float* of_warps() { return reinterpret_cast<float*>(shared_memory()); }
     __device__ static float* of_blocks() { return of_warps() + WARPS * TALL * PITCH; }
+    __device__ static Barrier* arrival() { return reinterpret_cast<Barrier*>(of_blocks() + TALL * PITCH); }
 };
 
 // Steps
