@@ -10,6 +10,19 @@ struct Barrier {
 #ifdef __CUDACC__
 __device__ inline unsigned in_shared(const void* place) { return unsigned(__cvta_generic_to_shared(place)); }
 
+// Of kernels that are launched programmatically, one after the other: the next one may begin while this one still runs,
+// and waits for all that the one before has done. For others they mean nothing.
+__device__ inline void let_next_begin() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ inline void await_previous() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Another block of the cluster: where its shared memory is.
 struct Remote {
     unsigned begin;

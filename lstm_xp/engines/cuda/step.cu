@@ -126,13 +126,15 @@ struct Factors {
     static constexpr int PARTS = 1, WORDS = 4 * (2 * MT + NT);
     Sixteen a[MT][2], b[NT];
 
-    __device__ void load(const Sixteen* weights, const Sixteen* rows, unsigned) {
-        unsigned lane = threadIdx.x % LANES;
+    __device__ void load_weights(const Sixteen* weights, unsigned) {
 #pragma unroll
         for (int m = 0; m < MT; ++m)
-            for (int half = 0; half < 2; ++half) a[m][half] = weights[(2 * m + half) * LANES + lane];
+            for (int half = 0; half < 2; ++half)
+                a[m][half] = weights[(2 * m + half) * LANES + threadIdx.x % LANES];
+    }
+    __device__ void load_rows(const Sixteen* rows, unsigned) {
 #pragma unroll
-        for (int n = 0; n < NT; ++n) b[n] = rows[n * LANES + lane];
+        for (int n = 0; n < NT; ++n) b[n] = rows[n * LANES + threadIdx.x % LANES];
     }
 
     struct Sums {
@@ -164,12 +166,14 @@ struct Factors<Ieee, MT, NT> {
     static constexpr int PARTS = 4, WORDS = 4 * (4 + OWN);
     Sixteen w[4], h[OWN];
 
-    __device__ void load(const Sixteen* weights, const Sixteen* rows, unsigned part) {
-        unsigned lane = threadIdx.x % LANES, four = lane % FOURS;
+    __device__ void load_weights(const Sixteen* weights, unsigned part) {
+        unsigned four = threadIdx.x % FOURS;
 #pragma unroll
         for (unsigned k = 0; k < 4; ++k) w[k] = weights[four / 4 * 2 * LANES + (4 * part + k) * 4 + four % 4];
+    }
+    __device__ void load_rows(const Sixteen* rows, unsigned part) {
 #pragma unroll
-        for (int r = 0; r < OWN; ++r) h[r] = rows[(lane / FOURS + APART * r) * 4 + part];
+        for (int r = 0; r < OWN; ++r) h[r] = rows[(threadIdx.x % LANES / FOURS + APART * r) * 4 + part];
     }
 
     struct Sums {
@@ -213,9 +217,13 @@ struct Product {
     __device__ static unsigned rank() { return blockIdx.x % SPLIT; }
     __device__ static size_t rows_size(unsigned chunks) { return size_t(gridDim.y) * HIGH * NT * LANES * chunks; }
 
-    __device__ void load(Part& part, unsigned number) const {
-        size_t step = number / Part::PARTS * (SPLIT * WARPS);
-        part.load(weights + step * (MT * 2 * LANES), rows + step * (NT * LANES), number % Part::PARTS);
+    __device__ void load_weights(Part& part, unsigned number) const {
+        size_t chunk = number / Part::PARTS * (SPLIT * WARPS);
+        part.load_weights(weights + chunk * (MT * 2 * LANES), number % Part::PARTS);
+    }
+    __device__ void load_rows(Part& part, unsigned number) const {
+        size_t chunk = number / Part::PARTS * (SPLIT * WARPS);
+        part.load_rows(rows + chunk * (NT * LANES), number % Part::PARTS);
     }
 
     __device__ Product(const Sixteen* weights, const Sixteen* rows, unsigned chunks) : weights(weights), rows(rows) {
@@ -223,9 +231,14 @@ struct Product {
         this->weights += (size_t(blockIdx.x / SPLIT) * chunks + first) * (MT * 2 * LANES);
         this->rows += (size_t(blockIdx.y * HIGH + warp / WARPS) * chunks + first) * (NT * LANES);
         parts = first < chunks ? ((chunks - 1 - first) / (SPLIT * WARPS) + 1) * Part::PARTS : 0;
+        let_next_begin();
 #pragma unroll
         for (unsigned k = 0; k < AHEAD; ++k)
-            if (k < parts) load(ahead[k], k);
+            if (k < parts) load_weights(ahead[k], k);
+        await_previous();
+#pragma unroll
+        for (unsigned k = 0; k < AHEAD; ++k)
+            if (k < parts) load_rows(ahead[k], k);
         __syncwarp();  // or ptxas would wait for the job before it asks for them
     }
 
@@ -241,7 +254,10 @@ struct Product {
             for (unsigned k = 0; k < AHEAD; ++k)
                 if (number + k < parts) {
                     sums.add(ahead[k]);
-                    if (number + k + AHEAD < parts) load(ahead[k], number + k + AHEAD);
+                    if (unsigned next = number + k + AHEAD; next < parts) {
+                        load_weights(ahead[k], next);
+                        load_rows(ahead[k], next);
+                    }
                 }
         unsigned warp = threadIdx.x / LANES;
         sums.template put<PITCH>(of_warps() + (warp % WARPS * TALL + warp / WARPS * ROWS * NT) * PITCH);
