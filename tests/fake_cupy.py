@@ -6,6 +6,7 @@ Kernels are NumPy functions here, or the CUDA source itself, compiled for this p
 """
 
 import ctypes
+import math
 import sys
 import threading
 import weakref
@@ -542,7 +543,12 @@ def _pack_rows(fake, types, grid, block, arguments):
 
 def _rows(fake, address, groups, chunks, down):
     """Packed rows, as bytes."""
-    return fake.view(int(address), (groups, chunks, down, 512), (chunks * down * 512, down * 512, 512, 1), np.dtype("u1"))
+    return _packed(fake, address, groups, chunks, down, 512)
+
+
+def _packed(fake, address, *shape):
+    strides = [math.prod(shape[k + 1 :]) for k in range(len(shape))]
+    return fake.view(int(address), shape, strides, np.dtype(np.uint8))
 
 
 def _step(fake, types, grid, block, arguments, backward=False):
@@ -558,7 +564,7 @@ def _step(fake, types, grid, block, arguments, backward=False):
     assert (tiles - 1) * 16 * across < columns <= tiles * 16 * across
     assert (grid[1] - 1) * 8 * down * high < N <= grid[1] * 8 * down * high
     assert block == (32 * high * warps,)
-    packed = fake.view(packed, (tiles, chunks, across, 1024), (chunks * across * 1024, across * 1024, 1024, 1), np.dtype("u1"))
+    packed = _packed(fake, packed, tiles, chunks, across, 1024)
     groups = grid[1] * high
     rows = [_rows(fake, rows + k * groups * chunks * down * 512, groups, chunks, down) for k in range(2)]
     t = seen["steps"] - 1 - seen["first"] - offset if backward else seen["first"] + offset

@@ -27,9 +27,9 @@ def pack_rows(product, rows, packed):
     """rows (N, depth) into `packed`, bytes: groups of rows, chunks, eights of rows, 8 rows of 64 bytes."""
     words = packed.view(ITEMS[product]).reshape(*packed.shape[:3], ROWS, -1)
     row, k = np.indices(rows.shape, sparse=True)
-    group, eight, (chunk, value) = row // (ROWS * words.shape[2]), row // ROWS % words.shape[2], divmod(k, words.shape[4])
+    down, per = words.shape[2], words.shape[4]
     values = to_tf32(rows.astype(np.float32)) if product == "Tf32" else rows
-    words[group, chunk, eight, row % ROWS, value] = values.view(words.dtype)
+    words[row // ROWS // down, k // per, row // ROWS % down, row % ROWS, k % per] = values.view(words.dtype)
 
 
 def product_of(product, packed, packed_rows, warps, split):
@@ -38,8 +38,7 @@ def product_of(product, packed, packed_rows, warps, split):
     A = np.zeros((column.max() + 1, k.max() + 1), np.float32)
     A[column, k] = _widened(product, words)
     B = packed_rows.view(ITEMS[product]).reshape(*packed_rows.shape[:3], ROWS, -1)
-    groups, chunks, down, _, values = B.shape
-    B = _widened(product, np.ascontiguousarray(B.transpose(0, 2, 3, 1, 4)).reshape(-1, chunks * values))
+    B = _widened(product, np.ascontiguousarray(B.transpose(0, 2, 3, 1, 4)).reshape(-1, k.max() + 1))
     chunk, lane = 64 // words.itemsize, 16 // words.itemsize
     total = None
     for block in range(split):
@@ -63,7 +62,7 @@ def _terms(product, start, chunk, lane):
 
 
 def _layout(product, packed):
-    """Column and term of each weight of `packed`, and `packed` as such weights: (blocks, chunks, across, 64, per 16 bytes)."""
+    """Column and term of each weight of `packed`, and it as such: (blocks, chunks, across, 64, per 16 bytes)."""
     item = np.dtype(ITEMS[product])
     per = 16 // item.itemsize
     blocks, chunks, across, _ = packed.shape

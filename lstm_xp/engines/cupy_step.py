@@ -1,9 +1,9 @@
 """CuPy: one kernel per step, with a product of its own, and the cell in its epilogue; replayed from a CUDA graph.
 
 The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/replay.py` how the steps
-are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves to the
-next one: h, or da. All that is returned is fresh;
-what is kept between calls (graphs, packed weights) is bounded, and belongs to one thread and stream at a time.
+are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves to
+the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is bounded,
+and belongs to one thread and stream at a time.
 
 Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
 which has its range and the digits of float16. What of float32 is asked for as IEEE is computed on FMA units.

@@ -19,8 +19,8 @@ CLUSTERS = 90
 
 
 class Tile(NamedTuple):
-    """Of a block: 16 * across columns, 8 * down * high rows; warps that share the depth of each of its `high` parts, and
-    blocks of a cluster that do, too.
+    """Of a block: 16 * across columns, 8 * down * high rows; the warps that share the depth of each of its `high`
+    parts, with those of all blocks of a cluster: it is `split` among so many.
     """
 
     across: int

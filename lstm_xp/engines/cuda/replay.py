@@ -1,8 +1,9 @@
 """The launches of `step.cu`: one per step, replayed from a CUDA graph; and what is kept for that between calls.
 
 A graph of CHUNK launches is captured once, so that neither capture nor graph grows with the number of steps. It knows
-the addresses of its job, of the packed weights and of the rows that steps leave each other alone. Each replay is preceded by a launch that fills in the job:
-addresses of arrays, and how many steps were done; launches beyond the last step return at once.
+the addresses of its job, of the packed weights, and of the rows that steps leave each other. Each replay is preceded by
+a launch that fills in the job: addresses of arrays, and how many steps were done; launches beyond the last step return
+at once.
 """
 
 import threading
@@ -13,7 +14,8 @@ import numpy as np
 from . import kernels
 
 FILES = "mma.cuh", "cluster.cuh", "step.cu"
-# Launches in a graph, an even number: two places of rows take turns. With fewer steps than FEWEST, they are launched one by one.
+# Launches in a graph; an even number, as two places of rows take turns. With fewer steps than FEWEST, they are launched
+# one by one.
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
 JOB_BYTES = 128

@@ -4,15 +4,16 @@
 //   S  what states are stored as: float16, bfloat16, float. All is computed in float.
 //   P  the product: Half, Bfloat, Tf32 (on tensor cores) or Ieee (on FMA units)
 //   MT, NT, HIGH, WARPS, SPLIT  a block has 16 * MT columns (forward: all four gates of 4 * MT units; backward: as many
-//      units) and 8 * NT * HIGH rows of the batch; a warp multiplies all columns with 8 * NT rows, and shares the depth
-//      with the others of WARPS, and with those of the SPLIT blocks of a cluster, which then share out the rows of their
-//      cells. All sums are added in order.
+//      units) and 8 * NT * HIGH rows of the batch. A warp multiplies all columns with 8 * NT rows, and shares the depth
+//   MT, NT, HIGH, WARPS, SPLIT  a block has 16 * MT columns (forward: all four gates of 4 * MT units; backward: that many
+//      units) and 8 * NT * HIGH rows of the batch. A warp multiplies all columns with 8 * NT rows, and shares the depth
 //
 // The depth (H forward, 4H backward) is cut into chunks of 64 bytes of a row: four lanes with 16 bytes each. Where a
-// chunk lies in the fragments of `mma` is free, as long as both factors agree: so a lane reads its 16 bytes at once. Both
-// factors lie ready, lane by lane and chunk by chunk, zeros behind their ends: Wh is packed once, and what a step computes
-// it writes where the next step reads it, too, rounded for the product. A warp reads all of a chunk by two addresses, with
-// no condition, while it multiplies those before. No part of the product goes through shared memory but the sums.
+// chunk lies in the fragments of `mma` is free, as long as both factors agree: so a lane reads its 16 bytes at once.
+// Both factors lie ready, lane by lane and chunk by chunk, with zeros behind their ends: Wh is packed once, and what a
+// step computes it writes where the next step reads it, too, rounded for the product. So a warp asks for all of a chunk
+// by two addresses, and on no condition, while it multiplies those before. No part of the product goes through shared
+// memory but the sums.
 
 const unsigned COLUMNS = 16;
 
@@ -30,8 +31,8 @@ struct Job {
     float* c;                // (T, N, H), or (N, H) if `kept` is 0
     const float* c0;
     void* h;  // forward: h (T, N, H); backward: the gradient of h from outside, of any strides, or null for zeros
-    long long kept;                // forward: whether every step's c is
-    float *da, *dh, *dc;           // backward: (T, N, 4H); (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
+    long long kept;        // forward: whether every step's c is
+    float *da, *dh, *dc;   // backward: (T, N, 4H); (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
     long long by_step, by_row, by_unit;  // backward: strides of h
 };
 
@@ -340,7 +341,7 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
     Block product(weights, rows_of<Block>(rows, offset, chunks), chunks);
     long long t = job->first + offset;
     if (t >= job->steps) return;
-    auto next_rows = reinterpret_cast<typename P::Row*>(rows_of<Block>(rows, offset + 1, chunks));
+    auto next_rows = reinterpret_cast<typename P::Row*>(rows_of<Block>(rows, offset + 1u, chunks));
     size_t size = size_t(N) * H;
     S* h = static_cast<S*>(job->h) + t * size;
     float* gates = job->gates + t * GATES * size;
@@ -378,7 +379,7 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
     }
 }
 
-// Launch t of the steps: gradients of the step before the last by `first` and `offset`; and after all of them that of h0.
+// Launch t of the steps: gradients of the step before the last by `first` and `offset`; after all of them that of h0.
 template <typename S, typename P, int MT, int NT, int HIGH, int WARPS, int SPLIT>
 __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
     backward_step(const Job* job, const Sixteen* weights, Sixteen* rows, unsigned N, unsigned H, int offset) {
@@ -389,7 +390,7 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
     long long t = job->steps - 1 - job->first - offset;
     if (t < -1) return;
     bool last = t == job->steps - 1;
-    auto next_rows = reinterpret_cast<typename P::Row*>(rows_of<Block>(rows, offset + 1, chunks));
+    auto next_rows = reinterpret_cast<typename P::Row*>(rows_of<Block>(rows, offset + 1u, chunks));
     size_t size = size_t(N) * H;
     float* da = job->da + t * GATES * size;
     const float *gates = job->gates + t * GATES * size, *c = job->c + t * size, *prev_c = t > 0 ? c - size : job->c0;
