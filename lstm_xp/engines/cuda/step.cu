@@ -5,8 +5,8 @@
 //   P  the product: Half, Bfloat, Tf32 (on tensor cores) or Ieee (on FMA units)
 //   MT, NT, HIGH, WARPS, SPLIT  a block has 16 * MT columns (forward: all four gates of 4 * MT units; backward: as many
 //      units) and 8 * NT * HIGH rows of the batch. A warp multiplies all columns with 8 * NT rows, and shares the depth
-//      with others: WARPS in each of the SPLIT blocks of a cluster, who then share out the rows of their cells. All sums
-//      are added in order.
+//      with others: WARPS in each of the SPLIT blocks of a cluster, who then share out the rows of their cells. All
+//      sums are added in order.
 //
 // The depth (H forward, 4H backward) is cut into chunks of 64 bytes of a row: four lanes with 16 bytes each. Where a
 // chunk lies in the fragments of `mma` is free, as long as both factors agree: so a lane reads its 16 bytes at once.
