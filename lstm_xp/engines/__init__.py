@@ -21,6 +21,11 @@ and, if they have something better than the reference engine's,
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0
+    sequence(x, h0, c0, Wx, Wh, b, reverse, *,      all stages, for rows of one length: x, h0, c0, Wx, Wh, b and what is
+             keep) -> h, h_n, c_n, c, gates         returned as in `lstm_forward` and its cache. h0, c0, b may be None
+    sequence_gradients(dh, dh_n, dc_n, cache,       all stages backward, likewise, of a cache of which
+                       *, need_dx)                  `gradients_suit(cache)` is true
+        -> dx, dh0, dWx, dWh, db, dc0
     inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side

@@ -27,13 +27,10 @@ class Product:
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
         (M, K), N = A.shape, B.shape[1]
         cublas, kind, out_kind, zero, one, compute = _settled(A.dtype, out.dtype, precision)
-        with capturing:  # a thread's first one is made
-            handle = _handle_of_cublas()()
-        if compute is None:
-            plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
-            compute = cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
-        A, turn_A, leading_A = _layout(A)
-        B, turn_B, leading_B = _layout(B)
+        handle = _handle()
+        compute = _allowed(compute, handle, cublas)
+        A, turn_A, leading_A = layout(A)
+        B, turn_B, leading_B = layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
         self._multiply = cublas.gemmEx
         self._before = handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
@@ -44,6 +41,17 @@ class Product:
         A = self.arrays[0].data.ptr if A is None else A
         out = self.arrays[2].data.ptr if out is None else out
         self._multiply(*self._before, A, *self._between, out, *self._after)
+
+
+def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
+    """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension), sizes M, K, N."""
+    (M, K, N), (A, turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
+    cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
+    handle = _handle()
+    cublas.gemmEx(
+        handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
+        out, out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
 
 
 def multiply(A, B, out, *, add=False, precision="ieee"):
@@ -73,6 +81,20 @@ def _settled(dtype, out_dtype, precision):
     return cublas, *kinds, zero, one, compute
 
 
+def _allowed(compute, handle, cublas):
+    """The compute type, where `_settled` leaves it to the handle."""
+    if compute is not None:
+        return compute
+    plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
+    return cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
+
+
+def _handle():
+    """CuPy's, of this thread and the current device."""
+    with capturing:  # a thread's first one is made
+        return _handle_of_cublas()()
+
+
 @cache
 def _handle_of_cublas():
     from cupy.cuda import device
@@ -80,7 +102,7 @@ def _handle_of_cublas():
     return device.get_cublas_handle
 
 
-def _layout(v):
+def layout(v):
     """A matrix (copied, where cuBLAS cannot read its strides), whether it is read transposed, its leading dimension."""
     (rows, columns), (down, across), size = v.shape, v.strides, v.itemsize
     # The stride along a side of 1 is any number.

@@ -17,7 +17,8 @@ from .products import multiply
 FILES = ("stages.cu",)
 # dtype -> the types S and W of the kernel; R is either.
 TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
-EXPRESSIONS = tuple(dict.fromkeys(f"arrange<{S}, {R}, {W}>" for S, W in TYPES.values() for R in (S, W)))
+VARIANTS = tuple(dict.fromkeys(f"{S}, {R}, {W}" for S, W in TYPES.values() for R in (S, W)))
+EXPRESSIONS = tuple(f"arrange<{types}>" for types in VARIANTS)
 BLOCK = 128
 
 
