@@ -6,6 +6,8 @@ Kernels are NumPy functions here, or the CUDA source itself, compiled for this p
 """
 
 import ctypes
+import re
+import struct
 import sys
 import threading
 import weakref
@@ -16,6 +18,9 @@ import cluster_emulation
 import numpy as np
 import step_emulation
 
+from lstm_xp.engines.cuda import grid
+
+WORK = np.dtype([(word, np.int64) for word in grid.WORDS])
 GUARD = 64
 NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64"}
 CUDA_TYPES = {"CUDA_R_32F": 0, "CUDA_R_64F": 1, "CUDA_R_16F": 2, "CUDA_R_16BF": 14}
@@ -53,16 +58,31 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=FAKE.address(self), memset_async=self._fill_bytes)
-
-    def _fill_bytes(self, value, size):
-        assert size == self.nbytes
-        self.view(np.uint8)[...] = value
+        return Memory(FAKE.address(self), self)
 
     def _waits(self, *arguments, **options):
         raise AssertionError("this would wait for the device")
 
     get = item = tolist = __bool__ = __float__ = __int__ = _waits
+
+
+class Memory:
+    """A place in memory that something keeps alive."""
+
+    def __init__(self, ptr, keeping):
+        self.ptr, self.keeping, self.device_id = ptr, keeping, FAKE.current[-1].id
+
+    def __add__(self, offset):
+        return Memory(self.ptr + int(offset), self.keeping)
+
+    def memset_async(self, value, size):
+        self._bytes(size)[...] = value
+
+    def copy_from_device_async(self, other, size):
+        self._bytes(size)[...] = other._bytes(size)
+
+    def _bytes(self, size):
+        return FAKE.view(self.ptr, (size,), (1,), np.dtype(np.uint8))
 
 
 class Device:
@@ -165,7 +185,7 @@ class Fake:
         cupy, cuda, cublas = ModuleType("cupy"), ModuleType("cupy.cuda"), ModuleType("cublas")
         for function in (self.empty, self.zeros, self.array, self.ascontiguousarray):
             setattr(cupy, function.__name__, function)
-        cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
+        cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {"__new__": self.ndarray})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
         cuda.runtime.streamCaptureModeRelaxed = RELAXED
@@ -177,9 +197,10 @@ class Fake:
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
-        cuda.alloc_pinned_memory = self.alloc_pinned_memory
+        cuda.alloc_pinned_memory, cuda.alloc = self.alloc_pinned_memory, lambda size: self.empty(size, np.uint8).data
         libs, api = ModuleType("cupy_backends.cuda.libs"), ModuleType("cupy_backends.cuda.api")
         libs.cublas, api.driver = cublas, SimpleNamespace(funcSetAttribute=self.funcSetAttribute)
+        api.driver.launchKernel, api.driver.launchCooperativeKernel = self.launchKernel, self.launchCooperativeKernel
         api.driver.occupancyMaxActiveBlocksPerMultiprocessor = self.occupancy
         parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda")}
         found = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends.cuda.libs": libs, **parents}
@@ -200,6 +221,21 @@ class Fake:
         start = root.ctypes.data
         self.extents[start + GUARD] = start + GUARD + size, weakref.ref(root)
         array = root[GUARD : GUARD + size].view(dtype).reshape(shape).view(Array)
+        array.place = self.current[-1]
+        return array
+
+    def ndarray(self, kind, shape, dtype, memory, strides=None):
+        """An array of memory that is there."""
+        strides = np.empty(shape, dtype).strides if strides is None else strides
+        spans = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+        low, high = (sum(edge(0, span) for span in spans) for edge in (min, max))
+        root = memory.keeping
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        start = root.__array_interface__["data"][0]
+        assert start <= memory.ptr + low, "an array that begins before its memory"
+        assert memory.ptr + high + dtype.itemsize <= start + root.nbytes, "an array that ends behind its memory"
+        array = np.ndarray(shape, dtype, root.view(np.uint8), memory.ptr - start, strides).view(Array)
         array.place = self.current[-1]
         return array
 
@@ -275,10 +311,29 @@ class Fake:
                     captured.append(partial(self.launch, expression, grid, block, arguments))
 
             run.loaded = False
-            kernel = Kernel(run)
+            kernel = Kernel(run, parameters_of(code, expression))
             return kernel
 
         return SimpleNamespace(get_function=get_function)
+
+    def launchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
+        """The arguments lie behind each other, as the kernel's own signature says."""
+        assert (gz, by, bz, parameters, stream) == (1, 1, 1, 0, self.streams[-1].ptr)
+        kernel = FUNCTIONS[function]
+        pointer, memory, size, bytes_, end = (ctypes.c_void_p * 5).from_address(extra)
+        assert (pointer, size, end) == (1, 2, None)
+        given = ctypes.string_at(memory, ctypes.c_size_t.from_address(bytes_).value)
+        arguments = struct.unpack(kernel.parameters, given)
+        kinds = {"q": int, "P": int, "Q": int, "i": np.int32, "I": np.uint32}
+        arguments = tuple(kinds[kind](v) for kind, v in zip(kernel.parameters, arguments, strict=True))
+        kernel.run((gx, gy) if gy > 1 else (gx,), (bx,), arguments, shared)
+
+    def launchCooperativeKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters):
+        """One argument, a structure of 64-bit words."""
+        assert (gy, gz, by, bz, stream) == (1, 1, 1, 1, self.streams[-1].ptr)
+        (address,) = (ctypes.c_void_p * 1).from_address(parameters)
+        words = np.frombuffer(ctypes.string_at(address, WORK.itemsize), WORK).copy()
+        FUNCTIONS[function].run((gx,), (bx,), (words,), shared)
 
     def launch(self, expression, grid, block, arguments):
         name, _, types = expression.rstrip(">").partition("<")
@@ -485,8 +540,8 @@ class Pinned(np.ndarray):
 class Kernel:
     """A kernel; `kernel` loads it on the current device."""
 
-    def __init__(self, run):
-        self.run, self.ptr = run, id(run)
+    def __init__(self, run, parameters):
+        self.run, self.ptr, self.parameters = run, id(run), parameters
         self.shared, self.any_cluster = {}, set()  # by device
         FUNCTIONS[self.ptr] = self
 
@@ -506,6 +561,22 @@ class Kernel:
 
 
 FUNCTIONS = weakref.WeakValueDictionary()  # by their address
+
+
+def parameters_of(code, expression):
+    """What a kernel takes, by its signature in the source, in terms of `struct`."""
+    name = expression.partition("<")[0].rpartition("::")[2]
+    (signature,) = re.findall(rf"__global__[^;{{]*?\b{name}\(([^{{]*?)\) {{", code)
+    kinds = []
+    for parameter in signature.split(","):
+        words = set(re.findall(r"\w+|\*", parameter)) - {"const"}
+        if "*" in words:
+            kinds.append("P")
+        elif "long" in words:
+            kinds.append("Q" if "unsigned" in words else "q")
+        else:
+            kinds.append("I" if "unsigned" in words else "i" if "int" in words else "?")
+    return "".join(kinds)
 
 
 # The kernels of step.cu: all that they read and write has to be there. Each returns what does the same in NumPy.
@@ -598,11 +669,46 @@ def _arrange(fake, types, grid, block, arguments):
     return run
 
 
+# The kernels of whole.cu, likewise.
+
+
+def _factors(fake, types, grid, block, arguments):
+    (x, *by_x, h, h_step, h_row, h_unit, h0), (*by_h0, rows, N, D, H, pitch) = arguments[:9], map(int, arguments[9:])
+    S, R, _ = (dtype_of(NAMES[type]) for type in types)
+    T = grid[0] // N
+    assert T * N == grid[0]
+    assert pitch > D + H
+    x = fake.view(x, (T, N, D), by_x, S)
+    h = fake.view(h, (T - 1, N, H), (h_step, h_row, h_unit), S) if T > 1 else None
+    h0 = fake.view(h0, (1, N, H), (0, *by_h0), S) if h0 else np.zeros((1, N, H), S)
+    rows = fake.view(rows, (T, N, pitch), (N * pitch, pitch, 1), R)
+
+    def run():
+        rows[..., :D] = x
+        rows[..., D : D + H] = h0 if h is None else np.concatenate([h0, h])
+        rows[..., D + H], rows[..., D + H + 1 :] = 1, 0
+
+    return run
+
+
+def _rounded(fake, types, grid, block, arguments):
+    (given, to, size), (S, W) = map(int, arguments), (dtype_of(NAMES[type]) for type in types)
+    assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0]
+    given, to = (fake.view(place, (size,), (1,), dtype) for place, dtype in ((given, W), (to, S)))
+
+    def run():
+        to[...] = given.astype(S)
+
+    return run
+
+
 JOB = (
     "first", "steps", "gates", "c", "c0", "h", "h0", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
 )  # fmt: skip
 STEPS = {
     "arrange": _arrange,
+    "factors": _factors,
+    "rounded": _rounded,
     "fill": _fill,
     "pack": _pack,
     "forward_step": _step,

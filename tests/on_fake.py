@@ -7,7 +7,7 @@ from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
-from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages
+from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages, whole
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -48,10 +48,12 @@ def forget():
         cupy_fused.obstacle,
         cupy_step._count,
         cupy_cluster._kernel,
-        cupy_cluster._settled,
+        cupy_cluster._launches,
         cupy_grid._chip,
         stages._arrange,
         products._settled,
+        whole._kit,
+        grid._settled,
         products._handle_of_cublas,
         grid._report,
     )

@@ -40,8 +40,7 @@ and, if they have something better than the reference engine's,
                                                     should be. None: it has none for this dtype. Of an engine that is
                                                     asked for as an object, it is not used
     warmup(dtype)                                   compile ahead for a dtype, by its name
-    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
-                                                    module itself is the one for 'ieee'
+    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`
 
 a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned; h0, Wh,
 h, dh, dh_n and dc_n have the caller's, as have x, Wx and b where nothing else is said. h is rounded to the caller's
@@ -92,7 +91,7 @@ def load(engine, precision="ieee"):
         missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
         if missing:
             raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
-    return engine.at(precision) if precision != "ieee" and hasattr(engine, "at") else engine
+    return engine.at(precision) if hasattr(engine, "at") else engine
 
 
 @cache

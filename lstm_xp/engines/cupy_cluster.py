@@ -72,7 +72,7 @@ class Engine(Whole):
         with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            self.advance((T, N, H), *(v.data.ptr for v in (gates, c, c0, h, h0)), Wh, keep)
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
@@ -85,18 +85,20 @@ class Engine(Whole):
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             # float32, where gradients of h_n were added to those of a half type
             outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
-            addresses = (v.data.ptr for v in (gates, c, c0))
-            self.retreat((T, N, H), outer, wide, *addresses, Wh, da.data.ptr, dh_t.data.ptr, dc_t.data.ptr)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         launch, _ = self._launches(Wh, sizes)
-        launch(*strided(Wh), gates, c, c0, h, h0, keep, sizes[0])
+        launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, keep, sizes[0])
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         _, launch = self._launches(Wh, sizes)
         outer, *by = dh
-        launch(*strided(Wh), gates, c, c0, outer, wide, *by, da, dh_t, dc_t, sizes[0])
+        launch(
+            *strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0]
+        )
 
     def _launches(self, Wh, sizes):
         from cupy.cuda import Device

@@ -65,7 +65,7 @@ class Engine(Whole):
         with working_on(a.device, f"{name}: h, c and messages", needed):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            self.advance((T, N, H), *(v.data.ptr for v in (gates, c, c0, h, h0)), Wh, keep)
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
@@ -79,20 +79,21 @@ class Engine(Whole):
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             # float32, where gradients of h_n were added to those of a half type
             outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
-            addresses = (v.data.ptr for v in (gates, c, c0))
-            self.retreat((T, N, H), outer, wide, *addresses, Wh, da.data.ptr, dh_t.data.ptr, dc_t.data.ptr)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
         grid.check(name)
-        grid.run(self._plan(Wh, N, H).forward, _here(), Wh, T=T, gates=gates, c=c, c0=c0, h=h, h0=h0, kept=keep)
+        words = {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "h0": h0.ptr, "kept": keep}
+        grid.run(self._plan(Wh, N, H).forward, _here(), Wh, **words)
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         T, N, H = sizes
         grid.check(name)
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True), is_float=wide)
-        words |= {"T": T, "gates": gates, "c": c, "c0": c0, "da": da, "dh": dh_t, "dc": dc_t}
+        words |= {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
         grid.run(self._plan(Wh, N, H).backward, _here(), Wh, **words)
 
     def _plan(self, Wh, N, H):

@@ -10,11 +10,13 @@ which has its range and the digits of float16. What of float32 is asked for as I
 
 from functools import cache
 
+from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
 from .cuda.refusals import refusal
+from .cuda.whole import Whole, strided
 
 name = "cupy_step"
 
@@ -35,7 +37,7 @@ def declines(problem):
     return choice.objection(name, problem)
 
 
-class Engine:
+class Engine(Whole):
     """The engine with float32 products of one precision."""
 
     name = name
@@ -51,36 +53,49 @@ class Engine:
         import cupy as cp
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
-        kept, steps = T if keep else 1, self._plan(h0.dtype.name, N, H, a.device).forward
+        kept, steps = T if keep else 1, self._plan(Wh, N, H).forward
         needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + steps.packed_bytes
-        with working_on(a.device, f"{name}: h, c and packed weights", needed), replay.leased(steps) as runner:
+        with working_on(a.device, f"{name}: h, c and packed weights", needed):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h0 = _aligned(h0)
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            runner.pack(Wh)
-            runner.run(T, T, gates=gates, c=c, c0=c0, h=h, h0=h0, kept=int(keep))
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
         T, N, H = c.shape
-        steps = self._plan(Wh.dtype.name, N, H, c.device).backward
-        if dh is not None:
-            steps = steps._replace(states=TYPES[dh.dtype.name])  # float32, where gradients of h_n were added to it
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + steps.packed_bytes
-        with working_on(c.device, f"{name}: da and packed weights", needed), replay.leased(steps) as runner:
+        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + self._plan(Wh, N, H).backward.packed_bytes
+        with working_on(c.device, f"{name}: da and packed weights", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
             da = cp.empty((T, N, 4 * H), c.dtype)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            strides = (0, 0, 0) if dh is None else (stride // dh.itemsize for stride in dh.strides)
-            by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
-            runner.pack(Wh)
-            runner.run(T, T + 1, gates=gates, c=c, c0=c0, h=dh, da=da, dh=dh_t, dc=dc_t, **by)
+            # float32, where gradients of h_n were added to those of a half type
+            outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
-    def _plan(self, dtype, N, H, device):
-        return plan(dtype, self.precision, N, H, _processors(device))
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        T, N, H = sizes
+        words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "h0": h0.ptr, "kept": int(keep)}
+        with replay.leased(self._plan(Wh, N, H).forward) as runner:
+            runner.pack(Wh)
+            runner.run(T, T, **words)
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        T, N, H = sizes
+        words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True))
+        words |= {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
+        steps = self._plan(Wh, N, H).backward
+        with replay.leased(steps._replace(states="float") if wide else steps) as runner:
+            runner.pack(Wh)
+            runner.run(T, T + 1, **words)
+
+    def _plan(self, Wh, N, H):
+        """On the current device."""
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, _processors())
 
 
 IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
@@ -94,8 +109,10 @@ def at(precision):
     return TF32 if precision == "tf32" else IEEE
 
 
-def _processors(device):
-    return _count(device.id)
+def _processors():
+    from cupy.cuda import Device
+
+    return _count(Device().id)
 
 
 @cache

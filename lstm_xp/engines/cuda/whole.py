@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...checks import dtype_name
+from ...checks import COMPUTE_DTYPE, dtype_name
 from . import kernels, memory, pointwise, stages
 from .products import layout, multiply_at
 
@@ -25,6 +25,8 @@ BLOCK = 128
 MOST = 1 << 24
 # Rows of factors begin at multiples of 16 bytes, as the quickest products ask for.
 PITCH = 8
+# Of states, which kernels read by so many bytes at once.
+ALIGNMENT = 16
 
 
 class Kit(NamedTuple):
@@ -39,13 +41,13 @@ class Kit(NamedTuple):
 
 
 class Whole:
-    """What an engine has whole calls by; it has `name` and `precision`, and its recurrence in terms of addresses:
+    """What an engine has whole calls by; it has `name` and `precision`, and its recurrence on the current device, in
+    contiguous memory that is there (each an array's `data`; Wh is an array, of any strides), with sizes T, N, H:
 
     advance(sizes, gates, c, c0, h, h0, Wh, keep)               forward
-    retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is (address, its strides by step, row and
-                                                                unit), `wide` whether it has the compute dtype
-
-    with sizes T, N, H and the dtype of Wh, the one array.
+    retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is an address (0: zeros) and strides by
+                                                                step, row and unit, `wide` whether it has the compute
+                                                                dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
 
     def sequence(self, x, h0, c0, Wx, Wh, b, reverse, *, keep):
@@ -56,7 +58,7 @@ class Whole:
             gates = self._inputs(kit, x, Wx, b, reverse)
             h0, c0 = _state(h0, kit.own, kit, N, H), _state(c0, kit.wide, kit, N, H)
             h, c = _bytes(T * N * H * own), _bytes(kept * N * H * wide)
-            self.advance((T, N, H), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, Wh, keep)
+            self.advance((T, N, H), gates, c, c0, h, h0, Wh, keep)
             h_n, c_n = _bytes(N * H * own), c
             h_n.copy_from_device_async(h + (T - 1) * N * H * own, N * H * own)
             if keep or own != wide:
@@ -94,12 +96,11 @@ class Whole:
                     _into(out, v, kit, N, H)
             c0 = _state(cache.c0, kit.wide, kit, N, H)
             outer = (0, 0, 0, 0) if dh is None else _steps(dh, reverse)
-            self.retreat(
-                (T, N, H), outer, kit.own is kit.wide, gates.data.ptr, c.data.ptr, c0.ptr, Wh, da.ptr, dh_t.ptr, dc_t.ptr
-            )
+            same = kit.own is kit.wide
+            self.retreat((T, N, H), outer, same, gates.data, c.data, c0, Wh, da, dh_t, dc_t)
             self._weight_gradients(kit, cache, da, found)
             dx = self._product(kit, da, Wx, T * N, 4 * H, D) if need_dx else None
-            if kit.own is not kit.wide:
+            if not same:
                 found = _copied(kit, found, weights + 2 * states)
                 dx = _copied(kit, dx, T * N * D) if need_dx else None
         except Exception as error:
@@ -172,10 +173,15 @@ class Whole:
 
 
 @cache
+def computed_with(dtype):
+    """The compute dtype for arrays of a dtype."""
+    wide = np.dtype(COMPUTE_DTYPE[dtype_name(dtype)])
+    return dtype if dtype == wide else wide
+
+
+@cache
 def _kit(own):
-    S, W = stages.TYPES[dtype_name(own)]
-    wide = np.dtype("float64" if W == "double" else "float32")
-    wide = own if own == wide else wide
+    (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
 
     def launcher(files, name, names, parameters):
         return kernels.Launcher(kernels.function(files, name, names), parameters)
@@ -223,7 +229,7 @@ def _lies(at, T, N, K):
 
 def _state(v, dtype, kit, N, H):
     """The memory of a state (N, H), contiguous and of this dtype; zeros for None."""
-    if v is not None and v.flags.c_contiguous and v.dtype == dtype:
+    if v is not None and v.flags.c_contiguous and v.dtype == dtype and v.data.ptr % ALIGNMENT == 0:
         return v.data
     out = _bytes(N * H * dtype.itemsize)
     _into(out, v, kit, N, H, dtype)
