@@ -39,7 +39,7 @@ def run(part, chip, Wh, **words):
     told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
     messages = told.ptr + LINE
     words["alarm"], words["messages"], words["sums"] = told.ptr, messages, messages + message_bytes
-    words["Wh"] = Wh.data.ptr
+    words["Wh"], words["patience"] = Wh.data.ptr, PATIENCE
     words["Wh_by_row"], words["Wh_by_column"] = (stride // Wh.itemsize for stride in Wh.strides)
     launch(words | fixed)
 
@@ -64,7 +64,7 @@ def _settled(part, chip, device_id):
     kernel.max_dynamic_shared_size_bytes = chip.shared_bytes
     _look_for_room(kernel, part, chip)
     launch, blocks, shared_bytes = kernels.Launcher(kernel, PARAMETERS, cooperative=True), part.blocks, part.shared_bytes
-    fixed = {name: getattr(part, name) for name in SIZES} | {"patience": PATIENCE, "report": _report(device_id)[0].ptr}
+    fixed = {name: getattr(part, name) for name in SIZES} | {"report": _report(device_id)[0].ptr}
 
     def run(words):
         launch(blocks, LANES * WARPS, *(words.get(word, 0) for word in WORDS), shared_bytes=shared_bytes)
