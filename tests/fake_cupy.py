@@ -11,6 +11,7 @@ import struct
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
@@ -76,10 +77,10 @@ class Memory:
         return Memory(self.ptr + int(offset), self.keeping)
 
     def memset_async(self, value, size):
-        self._bytes(size)[...] = value
+        FAKE.streams[-1].take(lambda: np.copyto(self._bytes(size), value, casting="unsafe"))
 
     def copy_from_device_async(self, other, size):
-        self._bytes(size)[...] = other._bytes(size)
+        FAKE.streams[-1].take(lambda: np.copyto(self._bytes(size), other._bytes(size)))
 
     def _bytes(self, size):
         return FAKE.view(self.ptr, (size,), (1,), np.dtype(np.uint8))
@@ -121,6 +122,22 @@ class Stream:
     def __exit__(self, *error):
         assert FAKE.streams.pop() is self
 
+    def record(self):
+        return self
+
+    def wait_event(self, event):
+        assert isinstance(event, Stream)
+
+    def synchronize(self):
+        assert self.captured is None
+
+    def is_capturing(self):
+        return self.captured is not None
+
+    def take(self, work):
+        """What goes to this stream."""
+        work() if self.captured is None else self.captured.append(work)
+
     def begin_capture(self, mode):
         assert mode == RELAXED
         assert self.ptr, "the default stream cannot capture"
@@ -138,13 +155,33 @@ class Stream:
         return graph
 
 
+class Pool:
+    """What comes from it stays its own, and is not used by anybody else."""
+
+    def __init__(self):
+        self.held = []
+
+    def malloc(self):
+        raise NotImplementedError
+
+    def used_bytes(self):
+        return len(self.held)
+
+
+@contextmanager
+def using_allocator(malloc):
+    FAKE.pools.append(malloc.__self__)
+    yield
+    FAKE.pools.pop()
+
+
 class Graph:
     """Launches, to be replayed."""
 
     def __init__(self, launches):
         self.launches, self.device = launches, FAKE.current[-1]
 
-    def launch(self):
+    def launch(self, stream=None):
         assert FAKE.current[-1] is self.device
         FAKE.calls.append(("graph", len(self.launches)))
         for launch in self.launches:
@@ -158,6 +195,7 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
+        self.pools = []  # that arrays come from
         self.spoiled = 0  # captures that are to fail
         self.seed = 0  # of the order in which threads of a launch run whose blocks meet
         self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
@@ -191,6 +229,7 @@ class Fake:
         cuda.runtime.streamCaptureModeRelaxed = RELAXED
         cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
+        cuda.MemoryPool, cuda.using_allocator = Pool, using_allocator
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
         cublas.check_status = check_status
@@ -220,6 +259,8 @@ class Fake:
         root = np.full(size + 2 * GUARD, 0xFF, np.uint8)  # NaN in every dtype
         start = root.ctypes.data
         self.extents[start + GUARD] = start + GUARD + size, weakref.ref(root)
+        if self.pools:
+            self.pools[-1].held.append(root)
         array = root[GUARD : GUARD + size].view(dtype).reshape(shape).view(Array)
         array.place = self.current[-1]
         return array
@@ -297,18 +338,17 @@ class Fake:
 
             def run(grid, block, arguments, shared_mem=0):
                 if enable_cooperative_groups:
-                    self.cooperate(kernel, expression, grid, block, arguments, shared_mem)
-                    return
-                assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
-                if (captured := self.streams[-1].captured) is None:
-                    run.loaded = True
-                    if shared_mem:
-                        self.launch_cluster(kernel, expression, grid, block, arguments, shared_mem)
-                    else:
-                        self.launch(expression, grid, block, arguments)
+                    work = partial(self.cooperate, kernel, expression, grid, block, arguments, shared_mem)
+                elif shared_mem:
+                    work = partial(self.launch_cluster, kernel, expression, grid, block, arguments, shared_mem)
                 else:
-                    assert run.loaded, "a kernel cannot be loaded while a stream captures"
-                    captured.append(partial(self.launch, expression, grid, block, arguments))
+                    work = partial(self.launch, expression, grid, block, arguments)
+                strange = [v for v in arguments if type(v) not in SIZES]
+                assert not strange or enable_cooperative_groups, "CuPy would pass them as something else"
+                captured = self.streams[-1].captured is not None
+                assert run.loaded or not captured, "a kernel cannot be loaded while a stream captures"
+                run.loaded = True
+                self.streams[-1].take(work)
 
             run.loaded = False
             kernel = Kernel(run, parameters_of(code, expression))
@@ -508,11 +548,12 @@ class Library:
         assert not self.threads - {threading.get_ident()}, "another thread uses the handle of a capture"
         assert used.device is FAKE.current[-1], "a handle of another device"
         assert used.stream == stream.ptr, "not to the current stream"
+        kind = tuple(v for v in arguments if v < 2**31)  # all but addresses
         if stream.captured is None:
-            self.multiplied.add(tuple(arguments))
+            self.multiplied.add(kind)
             multiply()
         else:
-            assert tuple(arguments) in self.multiplied, "cuBLAS would load a kernel while a stream captures"
+            assert kind in self.multiplied, "cuBLAS would load a kernel while a stream captures"
             assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
             address, size = used.workspace
 

@@ -12,10 +12,11 @@ import fake_cupy
 import numpy as np
 import pytest
 from on_fake import LIB, agree, forget, machine_of, plain
-from problems import compare, orders, random_problem, reference, rounded, run, same_bits
+from problems import backward, compare, forward, orders, random_problem, reference, rounded, run, same_bits
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp.records import SequenceCache
+from lstm_xp import recording
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
 from lstm_xp.engines.cuda import memory
 from lstm_xp.testing import assert_close
@@ -206,6 +207,41 @@ def test_whole_sequences(cuda_engine, each_machine, order, dtype, at_once):
         beside = {"factors"} | ({"rounded"} if dtype in ("float16", "bfloat16") else set())
     assert {call[0] for call in each_machine.calls} == CALLS[cuda_engine.name] | beside
     each_machine.used()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_recorded_calls(cuda_engine, machine, training):
+    """The same as other calls, of what the arguments hold then; nobody else writes into what it keeps."""
+    arrays = arrays_of(LIB, random_problem(H=6, T=12), "float32")
+    options = {"engine": whole(cuda_engine), "training": training}
+
+    def call():
+        h, cache = forward(arrays, **options)
+        return {"h": h, "c_n": cache.c_n} | (backward(arrays, cache) if training else {})
+
+    graph, result = recording._captured(call)
+    before = plain(call())
+    for name, v in arrays_of(LIB, random_problem(H=6, T=12, seed=1), "float32").items():
+        arrays[name][...] = v
+    expected = plain(call())
+    graph.launch()
+    assert len(result) == (8 if training else 2)
+    for name, v in plain(result).items():
+        # cupy_fused launches its steps one by one there, whose sums are in another order.
+        assert_close(v, expected[name], steps=12, name=name, kind="gradient")
+        assert cuda_engine is cupy_fused or same_bits(v, expected[name]), name
+        assert not same_bits(v, before[name]), name
+    machine.used()
+
+
+def test_a_call_that_cannot_be_recorded(machine):
+    def waits():
+        if fake_cupy.FAKE.streams[-1].is_capturing():
+            raise RuntimeError("not while it captures")
+
+    with pytest.raises(RuntimeError, match="^recorded: the call cannot be captured, .*: not while it captures$"):
+        recording._captured(waits)
+    assert not machine.library.threads
 
 
 def test_weight_gradients_of_half_types_do_not_overflow_on_the_way(cuda_engine, machine):

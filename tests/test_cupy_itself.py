@@ -99,6 +99,15 @@ def test_no_launch_is_made_that_can_be_spared():
     }
 
 
+def test_recorded_calls_are_one_graph():
+    result = scenario("recordings")
+    # Launches and products; cupy_step: a launch per step, 40 and 41; cupy_fused: two per step.
+    assert {name: len(launched) for name, launched in result["recordings"].items()} == dict.fromkeys(
+        ("cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused"), 1
+    )
+    assert result["recordings"]["cupy_cluster"] == ["graph of 7"]
+
+
 def test_all_goes_to_the_current_stream():
     result = scenario("streams")
     assert len(result["streams"]) == 6

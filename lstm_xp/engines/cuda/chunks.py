@@ -111,7 +111,7 @@ class Runner:
         if not lacking:
             return
         with replay.capturing:
-            with blas.working(self.workspace):
+            with blas.working(self.workspace.data):
                 # What runs for the first time is loaded, which cannot be while a stream captures.
                 self._product()
                 self._launch_cell(0, 0)
@@ -129,7 +129,7 @@ class Runner:
             done += length
 
     def _launch(self, count):
-        with blas.working(self.workspace):
+        with blas.working(self.workspace.data):
             for offset in range(count):
                 if not self.steps.backward:
                     self._product()
@@ -155,7 +155,7 @@ def leased(steps, count):
     from cupy.cuda import Device
 
     device = Device().id
-    if not steps.bytes_for(count) or device in _failed or not blas.loaded():
+    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or replay.is_captured():
         yield None
         return
     with replay.leased(steps, Runner) as runner:

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from .replay import capturing
+from .replay import capturing, is_captured
 
 # Read by cuBLAS while it is called.
 SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
@@ -32,7 +32,6 @@ class Product:
         A, turn_A, leading_A = layout(A)
         B, turn_B, leading_B = layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
-        self._multiply = cublas.gemmEx
         self._before = handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
         self._between = kind, leading_A, one if add else zero
         self._after = out_kind, N, compute, cublas.CUBLAS_GEMM_DEFAULT
@@ -40,7 +39,7 @@ class Product:
     def __call__(self, A=None, out=None):
         A = self.arrays[0].data.ptr if A is None else A
         out = self.arrays[2].data.ptr if out is None else out
-        self._multiply(*self._before, A, *self._between, out, *self._after)
+        _multiply(*self._before, A, *self._between, out, *self._after)
 
 
 def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
@@ -48,7 +47,7 @@ def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
     (M, K, N), (A, turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
     cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
     handle = _handle()
-    cublas.gemmEx(
+    _multiply(
         handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
         out, out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
@@ -57,6 +56,18 @@ def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
 def multiply(A, B, out, *, add=False, precision="ieee"):
     """A `Product` that is called once."""
     Product(A, B, out, add=add, precision=precision)()
+
+
+def _multiply(*arguments):
+    """gemmEx, to the current stream, which may be captured: what CuPy refuses."""
+    from cupy_backends.cuda.libs import cublas
+
+    if is_captured():
+        from .blas import captured_gemm
+
+        captured_gemm(*arguments)
+    else:
+        cublas.gemmEx(*arguments)
 
 
 @cache

@@ -53,10 +53,11 @@ class Runner:
     def run(self, count, launches, **words):
         """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
         words = [word(words.get(name)) for name in WORDS]
-        chunk = CHUNK if launches >= FEWEST else launches
+        one_by_one = launches < FEWEST or is_captured()
+        chunk = launches if one_by_one else CHUNK
         for first in range(0, launches, chunk):
             self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
-            if launches < FEWEST:
+            if one_by_one:
                 self._launch(range(launches))
             else:
                 self.graph = self.graph or self._captured()
@@ -72,6 +73,30 @@ class Runner:
         with capturing:
             self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
             return captured(lambda: self._launch(range(CHUNK)))
+
+
+class _Here(threading.local):
+    as_captured = False
+
+
+_here = _Here()
+
+
+@contextmanager
+def as_captured():
+    """In it, this thread works as it does in a capture, so that nothing is left to be loaded then."""
+    _here.as_captured = True
+    try:
+        yield
+    finally:
+        _here.as_captured = False
+
+
+def is_captured():
+    """Whether what goes to the current stream is captured, or is to be done as if it were."""
+    from cupy.cuda import get_current_stream
+
+    return _here.as_captured or get_current_stream().is_capturing()
 
 
 def captured(launch):
@@ -116,11 +141,14 @@ _idle, _lock = [], threading.Lock()
 def leased(steps, make=Runner):
     """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
 
-    Where none is kept, one is made. Afterwards it goes on being in use for as long as the device works; whoever gets
+    Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use for as long as the device works; whoever gets
     it next on that stream comes after.
     """
     from cupy import cuda
 
+    if is_captured():
+        yield make(steps)
+        return
     key = cuda.Device().id, threading.get_ident(), cuda.get_current_stream().ptr, steps
     with _lock:
         found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
