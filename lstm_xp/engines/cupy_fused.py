@@ -2,19 +2,19 @@
 
 Few steps are launched one by one: each product is added straight to the pre-activations, and the kernels
 (`cuda/pointwise.cu`) write the gates over these. Then all that is allocated is what is returned; the one exception is
-Wh in float32, for the backward pass of half types. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
+Wh in float32, for the backward pass of float16. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
 that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
 order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it;
-these products are TF32's, as `Problem` says, which has all the digits of a half type.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a half type.
 """
 
 from functools import cache
 
 from .cuda import choice, chunks, pointwise, stages
 from .cuda.memory import running, working_on
-from .cuda.products import Product
+from .cuda.products import Product, factor_dtype
 from .cuda.refusals import refusal
 
 name = "cupy_fused"
@@ -75,7 +75,7 @@ class Engine:
     def _forward_step_by_step(self, gates, h0, c0, Wh, h, c):
         T, N, H = h.shape
         add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
-        cell = pointwise.launcher("cell_forward", h0.dtype.name, N, H)
+        cell = pointwise.launcher("cell_forward", N, H, h0.dtype.name)
         prev_h, prev_c = h0.data.ptr, c0.data.ptr
         for t in range(T):
             step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if len(c) == T else 0)
@@ -86,14 +86,14 @@ class Engine:
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
         states = (c if dh is None else dh).dtype  # float32, where gradients of h_n were added to those of half types
-        steps = chunks.Steps(True, states, c.dtype, c.dtype, N, H, self.precision)
-        beside = steps.bytes_for(T) or (0 if Wh.dtype == c.dtype else Wh.size * c.itemsize)
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + beside
+        steps = chunks.Steps(True, states, stored, c.dtype, N, H, self.precision)
+        beside = steps.bytes_for(T) or (0 if Wh.dtype == stored else Wh.size * stored.itemsize)
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + beside
         with working_on(c.device, f"{name}: da", needed), chunks.leased(steps, T) as runner:
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dc_t = running(dc_n, c0)
             strides = (0, 0, 0) if dh is None else tuple(stride // dh.itemsize for stride in dh.strides)
             if runner:
@@ -104,14 +104,14 @@ class Engine:
                 runner.run(T, gates=gates, c=c, c0=c0, h=dh, da=da, dc=dc_t, **by)
                 dh_t = runner.result.sum(axis=0)
             else:
-                dh_t, wide = running(dh_n, c0), Wh.astype(c.dtype, copy=False)
-                self._backward_step_by_step(dh, states.name, strides[1:], dh_t, dc_t, gates, c, c0, wide, da)
+                dh_t, factor = running(dh_n, c0), Wh.astype(stored, copy=False)
+                self._backward_step_by_step(dh, states.name, strides[1:], dh_t, dc_t, gates, c, c0, factor, da)
         return da, dh_t, dc_t
 
     def _backward_step_by_step(self, dh, states, strides, dh_t, dc_t, gates, c, c0, Wh, da):
         T, N, H = c.shape
         through = Product(da[0], Wh.T, dh_t, precision=self.precision)
-        cell = pointwise.launcher("cell_backward", states, N, H)
+        cell = pointwise.launcher("cell_backward", N, H, states, da.dtype.name)
         carried = dh_t.data.ptr, dc_t.data.ptr
         for t in reversed(range(T)):
             step = _address(da, t)

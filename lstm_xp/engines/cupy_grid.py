@@ -17,6 +17,7 @@ from .cuda import choice, grid, stages
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 
 name = "cupy_grid"
@@ -71,14 +72,14 @@ class Engine:
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
         chip, _ = _chip(c.device.id)
         part = plan(Wh.dtype.name, self.precision, N, H, chip).backward
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + part.workspace_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + part.workspace_bytes
         with working_on(c.device, f"{name}: da and messages", needed):
             grid.check(name)
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             strides = (0, 0, 0) if dh is None else (stride // dh.itemsize for stride in dh.strides)
             by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))

@@ -4,8 +4,8 @@ The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into
 are launched. Wh is packed once per call into the order in which the kernels read it. All that is returned is fresh;
 what is kept between calls (graphs, packed weights) is bounded, and belongs to one thread and stream at a time.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
-which has its range and the digits of float16. What of float32 is asked for as IEEE is computed on FMA units.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked for as IEEE is computed on FMA units.
 """
 
 from functools import cache
@@ -14,6 +14,7 @@ from . import cupy_fused
 from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 
 name = "cupy_step"
@@ -64,14 +65,14 @@ class Engine:
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
         steps = self._plan(Wh.dtype.name, N, H, c.device).backward
         if dh is not None:
             steps = steps._replace(states=TYPES[dh.dtype.name])  # float32, where gradients of h_n were added to it
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + steps.packed_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + steps.packed_bytes
         with working_on(c.device, f"{name}: da and packed weights", needed), replay.leased(steps) as runner:
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             strides = (0, 0, 0) if dh is None else (stride // dh.itemsize for stride in dh.strides)
             by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))

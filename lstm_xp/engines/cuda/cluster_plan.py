@@ -239,7 +239,7 @@ def cuts(kernel, stored, product, N, H):
     for (blocks, parts), count in product_of(CUTS[kernel], tiles):
         every = (
             Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
-            for kept in dict.fromkeys(("float", stored) if backward else (stored,))
+            for kept in dict.fromkeys(("float", stored) if ITEM_BYTES[product] == 4 else (stored,))
             for groups in (GROUPS if backward and blocks > PORTABLE else GROUPS[:1])
             for held in HELD
         )
