@@ -37,6 +37,12 @@ __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
     return held <= 52 ? 512 : held <= 96 ? 384 : 256;
 }
 
+// What a backward pass takes for several groups and cells; two groups of half types do without.
+template <typename P>
+__device__ constexpr unsigned more_backward(int GROUPS, unsigned cells) {
+    return (GROUPS > 1 && per_lane<P>() > 4 ? 0 : 8 * GROUPS) + 32 * (cells - 1);
+}
+
 // Cells of a thread, at most.
 __device__ constexpr unsigned cells_forward(int NT, int KS) { return 2 * NT > KS ? 2 * NT / KS : 1; }
 __device__ constexpr unsigned cells_backward(int C, int NT, int KS, int GROUPS) {
@@ -208,7 +214,8 @@ struct alignas(GATES * sizeof(R)) Four {
 
 template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 8 * GROUPS + 32 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1)
+    __launch_bounds__(
+        most_threads<P, W>(HELD * GROUPS, more_backward<P>(GROUPS, cells_backward(C, NT, KS, GROUPS))), 1)
     cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
         const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, typename P::Row* da,
