@@ -704,8 +704,8 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
     Wh, by_row, by_column, gates, c, c0, outer, wide, *by, da, dh, dc = arguments[:-5]
     (T, N, H, units), single = sizes, np.dtype(np.float32)
     Wh = fake.view(Wh, (H, 4 * H), (by_row, by_column), stored)
-    of_da = of_rows(product)
-    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), dtype) for v, dtype in ((gates, single), (da, of_da)))
+    both = (gates, single), (da, of_rows(product))
+    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), dtype) for v, dtype in both)
     c = fake.view(c, (T, N, H), (N * H, H, 1), single)
     c0, dh, dc = (fake.view(v, (N, H), (H, 1), single) for v in (c0, dh, dc))
     outer = fake.view(outer, (T, N, H), by, single if wide else stored) if outer else np.zeros((T, N, H), single)

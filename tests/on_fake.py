@@ -66,8 +66,8 @@ def plain(results):
 
 
 def agree(results, expected, dtype, steps):
-    """Values within the limits of the caller's dtype; h has that dtype, as has da of bfloat16, and all else the one that
-    is computed with."""
+    """Values within the limits of the caller's dtype; h has that dtype, as has da of bfloat16, and all else the one
+    that is computed with."""
     own = ("h", "da") if dtype == "bfloat16" else ("h",)
     for name, result in results.items():
         kind = "gradient" if name in BACKWARD else "forward"

@@ -8,8 +8,9 @@ On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 an
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
 
 Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA units ('ieee'), as TF32 ('tf32'), or as three
-products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA
+units ('ieee'), as TF32 ('tf32'), or as three products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes
+its products NaN).
 """
 
 from functools import cache, lru_cache

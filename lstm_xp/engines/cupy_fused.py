@@ -7,7 +7,8 @@ that is bounded, and belongs to one thread and stream at a time. Everything goes
 order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
 Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a half type.
+float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
+half type.
 """
 
 from functools import cache

@@ -22,8 +22,8 @@ CUTS = {"cluster_forward": ((1, 2), (4, 2), (8, 2), (16, 2)), "cluster_backward"
 PORTABLE = 8
 # Tiles of 8 rows that a cluster computes.
 TILES = 1, 2
-# How often a warp has 32 columns: once, unless there would be too many warps -> parts of the weights of each that a lane
-# keeps in registers: as many as there are, or fit; times 16 bytes at most so many.
+# How often a warp has 32 columns (once, unless there would be too many warps) -> parts of the weights of each that a
+# lane keeps in registers: as many as there are, or fit; times 16 bytes at most so many.
 HELD = {1: (8, 6, 5, 4, 2, 1), 2: (5, 4, 3, 2, 1)}
 MOST_PIECES = 36
 # Registers that weights and cells take -> threads of a block, at most; as in cluster.cu.

@@ -15,8 +15,8 @@ from .memory import working_on
 from .products import multiply
 
 FILES = ("stages.cu",)
-# dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside da,
-# all three are bfloat16.
+# dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside
+# da of bfloat16, all three are that.
 TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
 EXPRESSIONS = (
     *dict.fromkeys(f"arrange<{S}, {R}, {W}>" for S, W in TYPES.values() for R in (S, W)),
