@@ -26,9 +26,9 @@ class Product:
     """out = A @ B, or with `add` out += A @ B: settled once, to be called with any addresses of A and out.
 
     A (M, K) and B (K, N) are matrices of one dtype and of any strides, out (M, N) is contiguous and of the dtype in
-    which is summed, or, without `add`, of theirs: rounded once. cuBLAS counts columns first, where this out is the (N, M)
-    matrix B^T @ A^T. Each call goes to the stream that is current then. The handle belongs to this thread and the current
-    device, and so does a Product.
+    which is summed, or, without `add`, of theirs: rounded once. cuBLAS counts columns first, where this out is the
+    (N, M) matrix B^T @ A^T. Each call goes to the stream that is current then. The handle belongs to this thread and
+    the current device, and so does a Product.
     """
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
