@@ -405,7 +405,8 @@ def _products(engine, da, x, h0, h, Wx, need_dx, wide, xp):
         prev_h = xp.concat([wide(h0)[None, ...], h[:-1, ...]])
         dW = product(rows_of(xp.concat([x, prev_h, xp.ones_like(h[..., :1])], axis=-1), xp).T, flat)
         dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
-    dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D)) if need_dx else None
+    Wx = Wx if Wx.dtype == da.dtype else wide(Wx)  # da may be bfloat16
+    dx = xp.reshape(product(flat, Wx.T), (T, N, D)) if need_dx else None
     return dx, dWx, dWh, db
 
 

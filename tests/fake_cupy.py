@@ -386,7 +386,7 @@ class Fake:
                 with np.errstate(all="ignore"):
                     emulated()
             return
-        narrow, wide = (dtype_of(NAMES[type]) for type in types.split(", "))
+        narrow, wide, *stored = (dtype_of(NAMES[type]) for type in types.split(", "))
         (blocks,), (threads,) = grid, block
         size, H = (int(v) for v in arguments[-2:])
         assert blocks * threads >= size > (blocks - 1) * threads
@@ -399,8 +399,9 @@ class Fake:
             arrays = [self.view(address, (N, K), (K, 1), dtype) for address, K, dtype in seen]
         else:
             outer, row, unit, carry, gates, prev_c, c, dc, da = arguments[:9]
-            seen = [(carry, H), (gates, 4 * H), (prev_c, H), (c, H), (dc, H), (da, 4 * H)]
+            seen = [(carry, H), (gates, 4 * H), (prev_c, H), (c, H), (dc, H)]
             arrays = [self.view(address, (N, K), (K, 1), wide) for address, K in seen]
+            arrays.append(self.view(da, (N, 4 * H), (4 * H, 1), *stored))
             arrays.insert(0, self.view(outer, (N, H), (row, unit), narrow) if outer else np.zeros((N, H), wide))
         if self.compiled is None:
             with np.errstate(all="ignore"):
@@ -487,17 +488,18 @@ class Fake:
         types = tuple(BLAS_TYPES[type] for type in (Atype, Btype, Ctype))
         supported = {(name, name, "float32"): (68, 69, 77) for name in ("float16", "bfloat16", "float32")}
         supported["float64", "float64", "float64"] = (70,)
+        supported["bfloat16", "bfloat16", "bfloat16"] = (68, 69)
         assert compute in supported.get(types, ()), f"CUBLAS_STATUS_NOT_SUPPORTED: {types} with {compute}"
         assert lda >= max(1, k if transa else m), "CUBLAS_STATUS_INVALID_VALUE: lda"
         assert ldb >= max(1, n if transb else k), "CUBLAS_STATUS_INVALID_VALUE: ldb"
         assert ldc >= max(1, m), "CUBLAS_STATUS_INVALID_VALUE: ldc"
         self.calls.append(("gemmEx", compute, "NT"[transa] + "NT"[transb], (m, n, k), (lda, ldb, ldc)))
-        inner = dtype_of(types[2])
+        inner = np.dtype("float64" if compute == 70 else "float32")
         scalar = ctypes.c_double if compute == 70 else ctypes.c_float
         alpha, beta = (scalar.from_address(address).value for address in (alpha, beta))
         left = self.view(A, (m, k), (lda, 1) if transa else (1, lda), dtype_of(types[0])).astype(inner)
         right = self.view(B, (k, n), (ldb, 1) if transb else (1, ldb), dtype_of(types[1])).astype(inner)
-        out = self.view(C, (m, n), (1, ldc), inner)
+        out = self.view(C, (m, n), (1, ldc), dtype_of(types[2]))
         if compute == 77:
             left, right = to_tf32(left), to_tf32(right)
         with np.errstate(all="ignore"):
@@ -676,7 +678,8 @@ def _step(fake, types, grid, block, arguments, backward=False):
         return forward
     assert seen["da"] % 16 == 0
     carry, last = look("dh", 0, H), t == seen["steps"] - 1
-    through = None if last else look("da", t + 1, 4 * H)
+    da_type = of_rows(product)
+    through = None if last else look("da", t + 1, 4 * H, da_type)
     if t < 0:
         return lambda: np.copyto(carry, times(through))
     outer = np.zeros((N, H), single)
@@ -684,7 +687,7 @@ def _step(fake, types, grid, block, arguments, backward=False):
         start = seen["h"] + t * seen["by_step"] * states.itemsize
         outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
     prev_c = look("c", t - 1, H) if t else look("c0", 0, H)
-    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H, da_type)
     return lambda: cell_backward(outer, carry if last else times(through), *rest)
 
 
@@ -795,13 +798,14 @@ def _chunk_step(fake, types, grid, block, arguments, backward=False):
                 gates[...] = a
 
         return forward
-    parts = fake.view(product, (int(types[2]), N, H), (N * H, H, 1), wide)
-    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), wide)
+    stored = dtype_of(NAMES[types[2]])
+    parts = fake.view(product, (int(types[3]), N, H), (N * H, H, 1), wide)
+    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), stored)
     outer = np.zeros((N, H), wide)
     if seen["h"]:
         start = seen["h"] + t * seen["by_step"] * states.itemsize
         outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
-    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H, stored)
 
     def run():
         cell_backward(outer, sum(parts[1:], parts[0]), *rest)
@@ -847,7 +851,8 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
     Wh, by_row, by_column, gates, c, c0, outer, wide, *by, da, dh, dc = arguments[:-5]
     (T, N, H, units), single = sizes, np.dtype(np.float32)
     Wh = fake.view(Wh, (H, 4 * H), (by_row, by_column), stored)
-    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), single) for v in (gates, da))
+    both = (gates, single), (da, of_rows(product))
+    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), dtype) for v, dtype in both)
     c = fake.view(c, (T, N, H), (N * H, H, 1), single)
     c0, dh, dc = (fake.view(v, (N, H), (H, 1), single) for v in (c0, dh, dc))
     outer = fake.view(outer, (T, N, H), by, single if wide else stored) if outer else np.zeros((T, N, H), single)
@@ -861,6 +866,11 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
 
 
 CLUSTERS = {"cluster_forward": _cluster_forward, "cluster_backward": _cluster_backward}
+
+
+def of_rows(product):
+    """What the rows of a product are stored as."""
+    return dtype_of({"Half": "float16", "Bfloat": "bfloat16"}.get(product, "float32"))
 
 
 def to_tf32(v):

@@ -30,7 +30,7 @@ CUTS = cluster_plan.kernels()
 # All of them for one architecture; for the other those of the largest clusters, which need the most registers.
 CLUSTERS = {90: tuple(CUTS), 100: tuple(name for name, cut in CUTS.items() if cut.blocks == 16)}
 of_clusters = pytest.mark.parametrize("architecture", CLUSTERS)
-PASSES = {part.expression: part for key in plan.PRODUCTS for part in plan.passes(*key, 1, 1)}
+PASSES = plan.kernels()
 SPILL = """
 __global__ void spills(float* v) {
     float all[300];

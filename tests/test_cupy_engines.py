@@ -64,6 +64,26 @@ def test_results_are_those_of_the_reference(cuda_engine, each_machine, sizes, dt
     agree(run_engine(cuda_engine, arrays_of(LIB, values, dtype)), expected, dtype, sizes[0])
 
 
+@pytest.mark.parametrize("sizes", [(5, 4, 6), (40, 9, 33)], ids=str)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_of_float32_beside_half_types(cuda_engine, each_machine, dtype, sizes):
+    """As where those of h_n were added to them."""
+    values = engine_problem(*sizes)
+    arrays = arrays_of(LIB, values, dtype) | {"dh": LIB.asarray(values["dh"], "float32")}
+    agree(run_engine(cuda_engine, arrays), run_engine("array_api", rounded_as(values, dtype)), dtype, sizes[0])
+
+
+def test_da_of_bfloat16_is_the_float32_result_rounded_to_nearest_even(cuda_engine, each_machine):
+    """Of so many numbers, some lie just between two of the half type. And the product takes what is stored."""
+    values = rounded_as(engine_problem(1, 50, 200), "bfloat16")
+    values |= {name: 0 * values[name] for name in ("h0", "Wh")}
+    half, full = (plain(run_engine(cuda_engine, arrays_of(LIB, values, dtype))) for dtype in ("bfloat16", "float32"))
+    assert same_bits(half["da"], full["da"].astype(half["da"].dtype))
+    values["Wh"][:, :200] = np.eye(200)
+    half = plain(run_engine(cuda_engine, arrays_of(LIB, values, "bfloat16")))
+    assert same_bits(half["dh0"], half["da"][0, :, :200].astype(np.float32))
+
+
 @dtypes
 def test_without_keeping_the_same_bits(cuda_engine, machine, dtype):
     arrays = arrays_of(LIB, engine_problem(7, 5, 9), dtype)

@@ -29,7 +29,7 @@ and, if they have something better than the reference engine's,
     inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
-                                                    of 0, in the compute dtype
+                                                    of 0, in the compute dtype, or in that of da
     copy(v)                                         a state (N, H) in memory of its own
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
@@ -42,8 +42,10 @@ and, if they have something better than the reference engine's,
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`
 
-a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned; h0, Wh,
-h, dh, dh_n and dc_n have the caller's, as have x, Wx and b where nothing else is said. h is rounded to the caller's
+a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned, with two
+exceptions: da of bfloat16 may be bfloat16, which has the range, where the engine has `weight_gradients` and `product`
+of its own, that take it and Wx as they are and sum in float32; and then dx, its product, is bfloat16, too. h0, Wh, h,
+dh, dh_n and dc_n have the caller's dtype, as have x, Wx and b where nothing else is said. h is rounded to the caller's
 dtype at every step, and it is the rounded one that goes on.
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and

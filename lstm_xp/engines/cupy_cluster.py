@@ -7,9 +7,10 @@ does not matter how many of them run at once. All that is allocated is what is r
 On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 and 2.6 at 512 with TF32, forward and
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
-which has its range and the digits of float16. float32: products on FMA units ('ieee'), as TF32 ('tf32'), or as three
-products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA
+units ('ieee'), as TF32 ('tf32'), or as three products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes
+its products NaN).
 """
 
 from functools import cache, lru_cache
@@ -20,6 +21,7 @@ from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import TYPES
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 from .cuda.whole import Whole, strided
 
@@ -78,10 +80,10 @@ class Engine(Whole):
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        with working_on(c.device, f"{name}: da", (T * N * 4 * H + 2 * N * H) * c.itemsize):
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        with working_on(c.device, f"{name}: da", T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             # float32, where gradients of h_n were added to those of a half type
             outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)

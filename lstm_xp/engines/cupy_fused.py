@@ -2,12 +2,13 @@
 
 Few steps are launched one by one: each product is added straight to the pre-activations, and the kernels
 (`cuda/pointwise.cu`) write the gates over these. Then all that is allocated is what is returned; the one exception is
-Wh in float32, for the backward pass of half types. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
+Wh in float32, for the backward pass of float16. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
 that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
 order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it;
-these products are TF32's, as `Problem` says, which has all the digits of a half type.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
+half type.
 """
 
 from functools import cache
@@ -15,7 +16,7 @@ from functools import cache
 from ..checks import dtype_name
 from .cuda import choice, chunks, pointwise, stages
 from .cuda.memory import running, working_on
-from .cuda.products import Product
+from .cuda.products import Product, factor_dtype
 from .cuda.refusals import refusal
 from .cuda.whole import Whole, computed_with, strided
 
@@ -72,13 +73,13 @@ class Engine(Whole):
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
         states = (c if dh is None else dh).dtype  # float32, where gradients of h_n were added to those of half types
-        beside = self._steps(Wh, N, H, states).bytes_for(T) or (0 if Wh.dtype == c.dtype else Wh.size * c.itemsize)
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + beside
+        beside = self._steps(Wh, N, H, states).bytes_for(T) or (0 if Wh.dtype == stored else Wh.size * stored.itemsize)
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + beside
         with working_on(c.device, f"{name}: da", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             outer = (0, 0, 0, 0) if dh is None else strided(dh)
             memory = (v.data for v in (gates, c, c0))
@@ -119,7 +120,7 @@ class Engine(Whole):
         computed = computed_with(Wh.dtype)
         if outer is None:
             return chunks.Steps(False, Wh.dtype, Wh.dtype, computed, N, H, self.precision)
-        return chunks.Steps(True, outer, computed, computed, N, H, self.precision)
+        return chunks.Steps(True, outer, factor_dtype(Wh.dtype, computed), computed, N, H, self.precision)
 
     def _forward_step_by_step(self, sizes, gates, h0, c0, Wh, h, c, keep):
         import cupy as cp
@@ -127,7 +128,7 @@ class Engine(Whole):
         (T, N, H), own, computed = sizes, Wh.dtype, computed_with(Wh.dtype)
         first = cp.ndarray((N, H), own, h0), Wh, cp.ndarray((N, 4 * H), computed, gates)
         add_recurrent = Product(*first, add=True, precision=self.precision)
-        cell = pointwise.launcher("cell_forward", dtype_name(own), N, H)
+        cell = pointwise.launcher("cell_forward", N, H, dtype_name(own))
         prev_h, prev_c, size = h0.ptr, c0, N * H * computed.itemsize
         for t in range(T):
             step, next_c = gates.ptr + 4 * t * size, c + t * size * keep
@@ -140,12 +141,12 @@ class Engine(Whole):
         import cupy as cp
 
         (T, N, H), (outer, by_step, *by), computed = sizes, dh, computed_with(Wh.dtype)
-        size = N * H * computed.itemsize
-        first, out = cp.ndarray((N, 4 * H), computed, da), cp.ndarray((N, H), computed, dh_t)
-        through = Product(first, Wh.astype(computed, copy=False).T, out, precision=self.precision)
-        cell = pointwise.launcher("cell_backward", dtype_name(states), N, H)
+        size, stored = N * H * computed.itemsize, factor_dtype(Wh.dtype, computed)
+        first, out = cp.ndarray((N, 4 * H), stored, da), cp.ndarray((N, H), computed, dh_t)
+        through = Product(first, Wh.astype(stored, copy=False).T, out, precision=self.precision)
+        cell = pointwise.launcher("cell_backward", N, H, dtype_name(states), dtype_name(stored))
         for t in reversed(range(T)):
-            step, prev_c = da.ptr + 4 * t * size, c + (t - 1) * size if t else c0
+            step, prev_c = da.ptr + t * first.nbytes, c + (t - 1) * size if t else c0
             from_outside = outer and outer + t * by_step * states.itemsize
             cell(from_outside, *by, dh_t.ptr, gates + 4 * t * size, prev_c, c + t * size, dc_t, step)
             through(step)

@@ -18,6 +18,7 @@ from .cuda import choice, grid, stages
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 from .cuda.whole import Whole, strided
 
@@ -71,11 +72,12 @@ class Engine(Whole):
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + self._plan(Wh, N, H).backward.workspace_bytes
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        workspace_bytes = self._plan(Wh, N, H).backward.workspace_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + workspace_bytes
         with working_on(c.device, f"{name}: da and messages", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             # float32, where gradients of h_n were added to those of a half type
             outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)

@@ -4,8 +4,9 @@ The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into
 are launched. Wh is packed once per call into the order in which the kernels read it. All that is returned is fresh;
 what is kept between calls (graphs, packed weights) is bounded, and belongs to one thread and stream at a time.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
-which has its range and the digits of float16. What of float32 is asked for as IEEE is computed on FMA units.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked
+for as IEEE is computed on FMA units.
 """
 
 from functools import cache
@@ -15,6 +16,7 @@ from . import cupy_fused
 from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES, plan
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 from .cuda.whole import Whole, strided
 
@@ -65,11 +67,12 @@ class Engine(Whole):
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + self._plan(Wh, N, H).backward.packed_bytes
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        packed_bytes = self._plan(Wh, N, H).backward.packed_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + packed_bytes
         with working_on(c.device, f"{name}: da and packed weights", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
             # float32, where gradients of h_n were added to those of a half type
             outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)

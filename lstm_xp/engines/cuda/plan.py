@@ -28,11 +28,11 @@ TILES = (Tile(1, 1, 8), Tile(2, 1, 8), Tile(2, 2, 8), Tile(2, 4, 8), Tile(4, 4, 
 
 # dtype -> the type that is stored.
 TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
-# dtype, precision -> the products of the forward and the backward pass. Backward, da is float32: TF32 has its range,
-# and the digits of float16, so that half types lose nothing that they could return.
+# dtype, precision -> the products of the forward and the backward pass. Backward, da of bfloat16 is bfloat16, which has
+# the range; of float16 it is float32: TF32 has its range, and the digits of float16.
 PRODUCTS = {
     ("float16", "ieee"): ("Half", "Tf32"),
-    ("bfloat16", "ieee"): ("Bfloat", "Tf32"),
+    ("bfloat16", "ieee"): ("Bfloat", "Bfloat"),
     ("float32", "ieee"): ("Ieee", "Ieee"),
     ("float32", "tf32"): ("Tf32", "Tf32"),
 }
@@ -149,7 +149,15 @@ def passes(dtype, precision, N, H):
     ]
 
 
-def expressions():
-    """Every kernel that a plan can ask for, by its C++ name."""
+def kernels():
+    """Every kernel of a step that can be asked for: its C++ name -> a pass that does."""
     every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1)]
-    return tuple(dict.fromkeys(["fill", *(part.packing for part in every), *(part.expression for part in every)]))
+    # Gradients from outside are float32, where those of h_n were added to them.
+    every += [part._replace(states="float") for part in every if part.backward]
+    return {part.expression: part for part in every}
+
+
+def expressions():
+    """Their names, and those of the kernels beside them."""
+    every = kernels()
+    return tuple(dict.fromkeys(["fill", *(part.packing for part in every.values()), *every]))

@@ -16,12 +16,19 @@ DATA_TYPES = {
 }
 
 
+def factor_dtype(weights, computed):
+    """What gradients of pre-activations are stored as, and multiplied: bfloat16 for itself, which has the range of what
+    is computed with; float16 has not."""
+    return weights if weights.name == "bfloat16" else computed
+
+
 class Product:
     """out = A @ B, or with `add` out += A @ B: settled once, to be called with any addresses of A and out.
 
     A (M, K) and B (K, N) are matrices of one dtype and of any strides, out (M, N) is contiguous and of the dtype in
-    which is summed. cuBLAS counts columns first, where this out is the (N, M) matrix B^T @ A^T. Each call goes to the
-    stream that is current then. The handle belongs to this thread and the current device, and so does a Product.
+    which is summed, or, without `add`, of theirs: rounded once. cuBLAS counts columns first, where this out is the
+    (N, M) matrix B^T @ A^T. Each call goes to the stream that is current then. The handle belongs to this thread and
+    the current device, and so does a Product.
     """
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
@@ -81,7 +88,7 @@ def _settled(dtype, out_dtype, precision):
     from cupy.cuda import runtime
     from cupy_backends.cuda.libs import cublas
 
-    zero, one = (scalar.ctypes.data for scalar in SCALARS[out_dtype.name])
+    zero, one = (scalar.ctypes.data for scalar in SCALARS["float64" if out_dtype.name == "float64" else "float32"])
     kinds = (getattr(runtime, DATA_TYPES[v.name]) for v in (dtype, out_dtype))
     if out_dtype.name == "float64":
         compute = cublas.CUBLAS_COMPUTE_64F

@@ -21,13 +21,14 @@ struct Job {
     void* h;  // forward: h (T, N, H); backward: the gradient of h from outside, of any strides, or null for zeros
     const void* h0;                // forward
     long long kept;                // forward: whether every step's c is
-    float *da, *dh, *dc;           // backward: (T, N, 4H); (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
+    void* da;                      // backward: (T, N, 4H), as rows of the product are stored
+    float *dh, *dc;                // backward: (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
     long long by_step, by_row, by_unit;  // backward: strides of h
 };
 
 __global__ void fill(
     Job* job, long long first, long long steps, float* gates, float* c, const float* c0, void* h, const void* h0,
-    long long kept, float* da, float* dh, float* dc, long long by_step, long long by_row, long long by_unit) {
+    long long kept, void* da, float* dh, float* dc, long long by_step, long long by_row, long long by_unit) {
     *job = Job{first, steps, gates, c, c0, h, h0, kept, da, dh, dc, by_step, by_row, by_unit};
 }
 
@@ -216,7 +217,7 @@ __global__ void __launch_bounds__(LANES* WARPS, 2)
     if (t < -1) return;
     bool last = t == job->steps - 1;
     size_t size = size_t(N) * H;
-    float* da = job->da + t * GATES * size;
+    typename P::Row* da = static_cast<typename P::Row*>(job->da) + t * GATES * size;
     if (!last) multiply(P(), packed, da + GATES * size, N, GATES * H, tile);
     __syncthreads();
     const float *gates = job->gates + t * GATES * size, *c = job->c + t * size, *prev_c = t > 0 ? c - size : job->c0;

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...checks import COMPUTE_DTYPE, dtype_name
 from . import kernels, memory, pointwise, stages
-from .products import layout, multiply_at
+from .products import factor_dtype, layout, multiply_at
 
 FILES = ("whole.cu",)
 FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
@@ -30,10 +30,12 @@ ALIGNMENT = 16
 
 
 class Kit(NamedTuple):
-    """What calls on arrays of one dtype are made of: dtypes (the arrays' own, and what is computed with), launchers."""
+    """What calls on arrays of one dtype are made of: dtypes (the arrays' own, what is computed with, and that of da and of
+    what it is multiplied with), launchers."""
 
     own: object
     wide: object
+    factor: object
     arrange: kernels.Launcher  # to the own dtype
     widen: kernels.Launcher  # the same, to the wide one
     factors: kernels.Launcher
@@ -85,7 +87,7 @@ class Whole:
         wide = kit.wide.itemsize
         weights, states = (D + H + 1) * 4 * H, N * H
         try:
-            da = _bytes(T * N * 4 * H * wide)
+            da = _bytes(T * N * 4 * H * kit.factor.itemsize)
             # dWx, dWh, db, dh0, dc0
             found = _bytes((weights + 2 * states) * wide)
             dh_t, dc_t = (found + (weights + k * states) * wide for k in range(2))
@@ -102,7 +104,8 @@ class Whole:
             dx = self._product(kit, da, Wx, T * N, 4 * H, D) if need_dx else None
             if not same:
                 found = _copied(kit, found, weights + 2 * states)
-                dx = _copied(kit, dx, T * N * D) if need_dx else None
+                if need_dx and kit.own is not kit.factor:
+                    dx = _copied(kit, dx, T * N * D)
         except Exception as error:
             self._tell(error, x, "da and gradients", (T * N * (5 * H + 2 * D) + weights) * wide)
             raise
@@ -134,25 +137,23 @@ class Whole:
         x, h0, H = cache.x, cache.h0, cache.Wh.shape[0]
         N, T, D = x.shape
         count, pitch = D + H + 1, -(-(D + H + 1) // PITCH) * PITCH
-        rows = _bytes(T * N * pitch * kit.wide.itemsize)
+        rows = _bytes(T * N * pitch * kit.factor.itemsize)
         start = (0, 0, 0) if h0 is None else strided(h0)
         at = *_steps(x, cache.reverse), *_steps(cache.h, cache.reverse)
         kit.factors(T * N, BLOCK, *at, *start, rows.ptr, N, D, H, pitch)
-        flat = da.ptr, 0, 4 * H
+        flat, precision = (da.ptr, 0, 4 * H), self._of_gradients(kit)
         # Of the sums that are db, nothing is rounded to TF32.
-        together = count if self.precision == "ieee" and kit.own is kit.wide else count - 1
-        multiply_at(
-            kit.wide, kit.wide, self._of_gradients(kit), (together, T * N, 4 * H), (rows.ptr, 1, pitch), flat, out.ptr
-        )
+        together = count - (precision == "tf32" and kit.factor.name == "float32")
+        sizes = together, T * N, 4 * H
+        multiply_at(kit.factor, kit.wide, precision, sizes, (rows.ptr, 1, pitch), flat, out.ptr)
         if together < count:
-            skipped = (count - 1) * kit.wide.itemsize
-            sizes, ones = (1, T * N, 4 * H), (rows.ptr + skipped, 1, pitch)
-            multiply_at(kit.wide, kit.wide, "ieee", sizes, ones, flat, out.ptr + skipped * 4 * H)
+            sizes, ones = (1, T * N, 4 * H), (rows.ptr + together * kit.factor.itemsize, 1, pitch)
+            multiply_at(kit.factor, kit.wide, "ieee", sizes, ones, flat, out.ptr + together * 4 * H * kit.wide.itemsize)
 
     def _product(self, kit, da, Wx, rows, depth, columns):
-        """da @ Wx.T"""
-        out = _bytes(rows * columns * kit.wide.itemsize)
-        if kit.own is kit.wide:
+        """da @ Wx.T, of da's dtype."""
+        out = _bytes(rows * columns * kit.factor.itemsize)
+        if kit.own is kit.factor:
             Wx, turned, leading = layout(Wx)
             second = Wx.data.ptr, 1 - turned, leading
         else:
@@ -160,7 +161,7 @@ class Whole:
             _into(wide, Wx, kit, columns, depth)
             second = wide.ptr, 1, depth
         sizes = rows, depth, columns
-        multiply_at(kit.wide, kit.wide, self._of_gradients(kit), sizes, (da.ptr, 0, depth), second, out.ptr)
+        multiply_at(kit.factor, kit.factor, self._of_gradients(kit), sizes, (da.ptr, 0, depth), second, out.ptr)
         return out
 
     def _of_gradients(self, kit):
@@ -182,13 +183,15 @@ def computed_with(dtype):
 @cache
 def _kit(own):
     (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
+    factor = factor_dtype(own, wide)
 
     def launcher(files, name, names, parameters):
         return kernels.Launcher(kernels.function(files, name, names), parameters)
 
     arrange = [launcher(stages.FILES, f"arrange<{S}, {R}, {W}>", stages.EXPRESSIONS, "PqqqPPqPIII") for R in (S, W)]
-    factors = launcher(FILES, f"factors<{S}, {W}, {W}>", EXPRESSIONS, "PqqqPqqqPqqPIIII")
-    return Kit(own, wide, *arrange, factors, launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ"))
+    R = S if factor is own else W
+    factors = launcher(FILES, f"factors<{S}, {R}, {W}>", EXPRESSIONS, "PqqqPqqqPqqPIIII")
+    return Kit(own, wide, factor, *arrange, factors, launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ"))
 
 
 def strided(v):
