@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ...checks import COMPUTE_DTYPE, dtype_name
-from . import kernels, memory, pointwise, stages
+from . import kernels, memory, stages
 from .products import factor_dtype, layout, multiply_at
 
 FILES = ("whole.cu",)
 FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
-ROUNDED = tuple(f"rounded<{types}>" for types in pointwise.TYPES.values())
+ROUNDED = tuple(f"rounded<{S}, {W}>" for S, W in stages.TYPES.values() if S != W)
 EXPRESSIONS = (*FACTORS, *ROUNDED)
 BLOCK = 128
 # Gradients of weights are one product of all their factors side by side, up to so many numbers; beyond, their copy
@@ -39,7 +39,7 @@ class Kit(NamedTuple):
     arrange: kernels.Launcher  # to the own dtype
     widen: kernels.Launcher  # the same, to the wide one
     factors: kernels.Launcher
-    rounded: kernels.Launcher
+    rounded: kernels.Launcher | None
 
 
 class Whole:
@@ -191,7 +191,8 @@ def _kit(own):
     arrange = [launcher(stages.FILES, f"arrange<{S}, {R}, {W}>", stages.EXPRESSIONS, "PqqqPPqPIII") for R in (S, W)]
     R = S if factor is own else W
     factors = launcher(FILES, f"factors<{S}, {R}, {W}>", EXPRESSIONS, "PqqqPqqqPqqPIIII")
-    return Kit(own, wide, factor, *arrange, factors, launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ"))
+    rounded = None if S == W else launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ")
+    return Kit(own, wide, factor, *arrange, factors, rounded)
 
 
 def strided(v):
