@@ -7,6 +7,7 @@ from .layers import LSTM, LayerCache
 from .masks import Masks
 from .onnx_operator import onnx_lstm
 from .parameters import Direction, State
+from .recording import Recorded, recorded
 from .records import SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
 from .tracing import Saturation, Shares, Trace, saturation, traces
@@ -19,6 +20,7 @@ __all__ = [
     "EngineError",
     "LayerCache",
     "Masks",
+    "Recorded",
     "Saturation",
     "SequenceCache",
     "SequenceGradients",
@@ -33,6 +35,7 @@ __all__ = [
     "lstm_step_backward",
     "lstm_step_forward",
     "onnx_lstm",
+    "recorded",
     "saturation",
     "traces",
     "warmup",

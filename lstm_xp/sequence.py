@@ -136,8 +136,15 @@ def lstm_forward(
 def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     """`lstm_forward` of arguments that were checked."""
     chosen = engines.choose(engine, problem)
+    used = chosen.name if isinstance(engine, str) else chosen
     at_once = hasattr(chosen, "layer")
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
+    chunks = [(0, T)] if training else _chunks(T, N, H, problem.array_library)
+    if hasattr(chosen, "sequence") and lengths is None and N and T and len(chunks) == 1:
+        h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, keep=training)
+        kept = (x, h0, c0, Wx, Wh, h, c, gates) if training else (None,) * 8
+        return h, SequenceCache(*kept, h_n, c_n, None, reverse, problem.precision, used)
+
     timeline = Timeline(N, T, lengths, reverse, xp, problem.device)
     wide, narrow = conversions(x, xp)
     start_h, start_c, h, c = _states(h0, c0, (N, H), wide, narrow, timeline, x)
@@ -167,7 +174,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         training
         or problem.array_library not in engines.ASSIGNABLE
         or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
-        or (len(chunks := _chunks(T, N, H, problem.array_library)) == 1)
+        or len(chunks) == 1
     ):
         h, last_c, c, gates = advance(0, T, h, c)
         h_n = timeline.last(h, h_n)
@@ -189,7 +196,6 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     kept = (None,) * 8
     if training:
         kept = (x, h0, c0, Wx, Wh, h, xp.permute_dims(c, (1, 0, 2)), xp.permute_dims(gates, (1, 0, 2)))
-    used = chosen.name if isinstance(engine, str) else chosen
     return h, SequenceCache(*kept, h_n, c_n, lengths, reverse, problem.precision, used)
 
 
@@ -280,6 +286,9 @@ def lstm_backward(
         x,
         f"x {(N, T, D)} and Wh {tuple(Wh.shape)}",
     )
+    engine = engines.load(cache.engine, cache.precision)
+    if hasattr(engine, "sequence_gradients") and cache.lengths is None and N and T and engine.gradients_suit(cache):
+        return SequenceGradients(*engine.sequence_gradients(dh, dh_n, dc_n, cache, need_dx=need_dx))
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
     wide, narrow = conversions(x, xp)
@@ -296,7 +305,6 @@ def lstm_backward(
 
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
-    engine = engines.load(cache.engine, cache.precision)
     steps, states = timeline.steps(x), timeline.steps(cache.h)
     if hasattr(engine, "gradients"):
         dx, dh0, dWx, dWh, db, dc0 = engine.gradients(
@@ -397,7 +405,8 @@ def _products(engine, da, x, h0, h, Wx, need_dx, wide, xp):
         prev_h = xp.concat([wide(h0)[None, ...], h[:-1, ...]])
         dW = product(rows_of(xp.concat([x, prev_h, xp.ones_like(h[..., :1])], axis=-1), xp).T, flat)
         dWx, dWh, db = dW[:D, ...], dW[D : D + H, ...], dW[D + H, ...]
-    dx = xp.reshape(product(flat, wide(Wx).T), (T, N, D)) if need_dx else None
+    Wx = Wx if Wx.dtype == da.dtype else wide(Wx)  # da may be bfloat16
+    dx = xp.reshape(product(flat, Wx.T), (T, N, D)) if need_dx else None
     return dx, dWx, dWh, db
 
 

@@ -21,7 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import choice, chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages
+from lstm_xp.engines.cuda import choice, chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages, whole
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"
@@ -115,7 +115,7 @@ def kernels_on_cpu(request, tmp_path_factory):
         _absent(request.config, "g++", "g++ is not installed")
     parts = {
         "steps": ((*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())),
-        "stages": (stages.FILES, stages.EXPRESSIONS),
+        "stages": ((*stages.FILES, *whole.FILES), (*stages.EXPRESSIONS, *whole.EXPRESSIONS)),
         "chunks": (chunks.FILES, ("fill_chunk", *chunks.EXPRESSIONS)),
         "clusters": (cluster_plan.FILES, cluster_plan.expressions()),
         "grids": (grid.FILES, grid_plan.expressions()),

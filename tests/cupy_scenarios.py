@@ -11,7 +11,7 @@ from contextlib import nullcontext
 import numpy as np
 from cupy_without_gpu import MACHINE, install
 
-from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, testing
+from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, testing
 from lstm_xp.checks import Problem
 from lstm_xp.engines.cuda import replay
 from lstm_xp.libraries import open_library
@@ -87,6 +87,27 @@ def launches():
     v = library.asarray(np.arange(12.0).reshape(3, 4), "float32")
     copied = engines.load("cupy_cluster").copy(v)
     return {"launches": found, "same": bool(np.all(copied.get() == v.get())), "own": copied.data.ptr != v.data.ptr}
+
+
+def recordings():
+    """A forward and a backward pass in one graph."""
+    import cupy as cp
+
+    found = {}
+    x, dh = cp.ones((3, 40, 5), cp.float32), cp.ones((3, 40, 33), cp.float32)
+    Wx, Wh = cp.ones((5, 132), cp.float32), cp.ones((33, 132), cp.float32)
+
+    def both(engine):
+        h, cache = lstm_forward(x, None, Wx, Wh, None, engine=engine)
+        return h, *lstm_backward(dh, cache)
+
+    for engine in engines.candidates("cupy")[:-1]:
+        call, found[engine] = recorded(lambda x, engine=engine: both(engine), x), []
+        MACHINE.launches.clear()
+        results = call()
+        found[engine] += [launch[0] for launch in MACHINE.launches]
+        assert all(one is other for one, other in zip(results, call(), strict=True))
+    return {"recordings": found, "waits": MACHINE.waits}
 
 
 def streams():

@@ -112,7 +112,7 @@ RUNTIME = {
     "memset": lambda start, value, size: ctypes.memset(start, value, size) and None,
     "memsetAsync": lambda start, value, size, _: ctypes.memset(start, value, size) and None,
     "deviceSynchronize": MACHINE.wait, "streamSynchronize": MACHINE.wait, "eventSynchronize": MACHINE.wait,
-    "eventRecord": _nothing, "eventDestroy": _nothing, "eventCreateWithFlags": lambda _: MACHINE.new(),
+    "streamWaitEvent": _nothing, "eventRecord": _nothing, "eventDestroy": _nothing, "eventCreateWithFlags": lambda _: MACHINE.new(),
     "eventElapsedTime": lambda *_: 1.0, "streamCreateWithPriority": lambda *_: MACHINE.new(), "streamDestroy": _nothing,
     "streamIsCapturing": lambda stream: int(stream in MACHINE.capturing),
     "streamBeginCapture": lambda stream, *_: MACHINE.capturing.update({stream: []}),

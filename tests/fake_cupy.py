@@ -7,9 +7,12 @@ Kernels are NumPy functions here, or the CUDA source itself, compiled for this p
 
 import ctypes
 import math
+import re
+import struct
 import sys
 import threading
 import weakref
+from contextlib import contextmanager
 from functools import partial
 from types import ModuleType, SimpleNamespace
 
@@ -17,6 +20,9 @@ import cluster_emulation
 import numpy as np
 import step_emulation
 
+from lstm_xp.engines.cuda import grid
+
+WORK = np.dtype([(word, np.int64) for word in grid.WORDS])
 GUARD = 64
 NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float": "float32", "double": "float64"}
 CUDA_TYPES = {"CUDA_R_32F": 0, "CUDA_R_64F": 1, "CUDA_R_16F": 2, "CUDA_R_16BF": 14}
@@ -54,16 +60,31 @@ class Array(np.ndarray):
 
     @property
     def data(self):
-        return SimpleNamespace(ptr=FAKE.address(self), memset_async=self._fill_bytes)
-
-    def _fill_bytes(self, value, size):
-        assert size == self.nbytes
-        self.view(np.uint8)[...] = value
+        return Memory(FAKE.address(self), self)
 
     def _waits(self, *arguments, **options):
         raise AssertionError("this would wait for the device")
 
     get = item = tolist = __bool__ = __float__ = __int__ = _waits
+
+
+class Memory:
+    """A place in memory that something keeps alive."""
+
+    def __init__(self, ptr, keeping):
+        self.ptr, self.keeping, self.device_id = ptr, keeping, FAKE.current[-1].id
+
+    def __add__(self, offset):
+        return Memory(self.ptr + int(offset), self.keeping)
+
+    def memset_async(self, value, size):
+        FAKE.streams[-1].take(lambda: np.copyto(self._bytes(size), value, casting="unsafe"))
+
+    def copy_from_device_async(self, other, size):
+        FAKE.streams[-1].take(lambda: np.copyto(self._bytes(size), other._bytes(size)))
+
+    def _bytes(self, size):
+        return FAKE.view(self.ptr, (size,), (1,), np.dtype(np.uint8))
 
 
 class Device:
@@ -102,6 +123,22 @@ class Stream:
     def __exit__(self, *error):
         assert FAKE.streams.pop() is self
 
+    def record(self):
+        return self
+
+    def wait_event(self, event):
+        assert isinstance(event, Stream)
+
+    def synchronize(self):
+        assert self.captured is None
+
+    def is_capturing(self):
+        return self.captured is not None
+
+    def take(self, work):
+        """What goes to this stream."""
+        work() if self.captured is None else self.captured.append(work)
+
     def begin_capture(self, mode):
         assert mode == RELAXED
         assert self.ptr, "the default stream cannot capture"
@@ -119,13 +156,33 @@ class Stream:
         return graph
 
 
+class Pool:
+    """What comes from it stays its own, and is not used by anybody else."""
+
+    def __init__(self):
+        self.held = []
+
+    def malloc(self):
+        raise NotImplementedError
+
+    def used_bytes(self):
+        return len(self.held)
+
+
+@contextmanager
+def using_allocator(malloc):
+    FAKE.pools.append(malloc.__self__)
+    yield
+    FAKE.pools.pop()
+
+
 class Graph:
     """Launches, to be replayed."""
 
     def __init__(self, launches):
         self.launches, self.device = launches, FAKE.current[-1]
 
-    def launch(self):
+    def launch(self, stream=None):
         assert FAKE.current[-1] is self.device
         FAKE.calls.append(("graph", len(self.launches)))
         for launch in self.launches:
@@ -139,6 +196,7 @@ class Fake:
         global FAKE
         FAKE = self
         self.compiled, self.memory, self.math_mode = compiled, memory, 0
+        self.pools = []  # that arrays come from
         self.spoiled = 0  # captures that are to fail
         self.seed = 0  # of the order in which threads of a launch run whose blocks meet
         self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
@@ -166,21 +224,23 @@ class Fake:
         cupy, cuda, cublas = ModuleType("cupy"), ModuleType("cupy.cuda"), ModuleType("cublas")
         for function in (self.empty, self.zeros, self.array, self.ascontiguousarray):
             setattr(cupy, function.__name__, function)
-        cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {})
+        cupy.cuda, cupy.RawModule, cupy.ndarray = cuda, self.RawModule, type("ndarray", (), {"__new__": self.ndarray})
         cuda.device = SimpleNamespace(get_cublas_handle=self.get_cublas_handle)
         cuda.runtime = SimpleNamespace(memGetInfo=lambda: (self.memory - self.used(), self.memory), **CUDA_TYPES)
         cuda.runtime.streamCaptureModeRelaxed = RELAXED
         cuda.runtime.getDeviceProperties = lambda id: {"name": self.name.encode()}
         cuda.Stream, cuda.get_current_stream = Stream, lambda: self.streams[-1]
+        cuda.MemoryPool, cuda.using_allocator = Pool, using_allocator
         cuda.Device = lambda id=None: self.current[-1] if id is None else self.devices[id]
         cublas.gemmEx, cublas.getMathMode = self.gemmEx, lambda handle: self.math_mode
         cublas.check_status = check_status
         cublas.CUBLAS_DEFAULT_MATH, cublas.CUBLAS_GEMM_DEFAULT = 0, -1
         for name, value in COMPUTE_TYPES.items():
             setattr(cublas, f"CUBLAS_COMPUTE_{name}", value)
-        cuda.alloc_pinned_memory = self.alloc_pinned_memory
+        cuda.alloc_pinned_memory, cuda.alloc = self.alloc_pinned_memory, lambda size: self.empty(size, np.uint8).data
         libs, api = ModuleType("cupy_backends.cuda.libs"), ModuleType("cupy_backends.cuda.api")
         libs.cublas, api.driver = cublas, SimpleNamespace(funcSetAttribute=self.funcSetAttribute)
+        api.driver.launchKernel, api.driver.launchCooperativeKernel = self.launchKernel, self.launchCooperativeKernel
         api.driver.occupancyMaxActiveBlocksPerMultiprocessor = self.occupancy
         parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda")}
         found = {"cupy": cupy, "cupy.cuda": cuda, "cupy_backends.cuda.libs": libs, **parents}
@@ -200,7 +260,24 @@ class Fake:
         root = np.full(size + 2 * GUARD, 0xFF, np.uint8)  # NaN in every dtype
         start = root.ctypes.data
         self.extents[start + GUARD] = start + GUARD + size, weakref.ref(root)
+        if self.pools:
+            self.pools[-1].held.append(root)
         array = root[GUARD : GUARD + size].view(dtype).reshape(shape).view(Array)
+        array.place = self.current[-1]
+        return array
+
+    def ndarray(self, kind, shape, dtype, memory, strides=None):
+        """An array of memory that is there."""
+        strides = np.empty(shape, dtype).strides if strides is None else strides
+        spans = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+        low, high = (sum(edge(0, span) for span in spans) for edge in (min, max))
+        root = memory.keeping
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        start = root.__array_interface__["data"][0]
+        assert start <= memory.ptr + low, "an array that begins before its memory"
+        assert memory.ptr + high + dtype.itemsize <= start + root.nbytes, "an array that ends behind its memory"
+        array = np.ndarray(shape, dtype, root.view(np.uint8), memory.ptr - start, strides).view(Array)
         array.place = self.current[-1]
         return array
 
@@ -262,24 +339,42 @@ class Fake:
 
             def run(grid, block, arguments, shared_mem=0):
                 if enable_cooperative_groups:
-                    self.cooperate(kernel, expression, grid, block, arguments, shared_mem)
-                    return
-                assert all(type(v) in SIZES for v in arguments), "CuPy would pass them as something else"
-                if (captured := self.streams[-1].captured) is None:
-                    run.loaded = True
-                    if expression.startswith("cluster_"):
-                        self.launch_cluster(kernel, expression, grid, block, arguments, shared_mem)
-                    else:
-                        self.launch(kernel, expression, grid, block, arguments, shared_mem)
+                    work = partial(self.cooperate, kernel, expression, grid, block, arguments, shared_mem)
+                elif expression.startswith("cluster_"):
+                    work = partial(self.launch_cluster, kernel, expression, grid, block, arguments, shared_mem)
                 else:
-                    assert run.loaded, "a kernel cannot be loaded while a stream captures"
-                    captured.append(partial(self.launch, kernel, expression, grid, block, arguments, shared_mem))
+                    work = partial(self.launch, kernel, expression, grid, block, arguments, shared_mem)
+                strange = [v for v in arguments if type(v) not in SIZES]
+                assert not strange or enable_cooperative_groups, "CuPy would pass them as something else"
+                captured = self.streams[-1].captured is not None
+                assert run.loaded or not captured, "a kernel cannot be loaded while a stream captures"
+                run.loaded = True
+                self.streams[-1].take(work)
 
             run.loaded = False
-            kernel = Kernel(run)
+            kernel = Kernel(run, parameters_of(code, expression))
             return kernel
 
         return SimpleNamespace(get_function=get_function)
+
+    def launchKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters, extra):
+        """The arguments lie behind each other, as the kernel's own signature says."""
+        assert (gz, by, bz, parameters, stream) == (1, 1, 1, 0, self.streams[-1].ptr)
+        kernel = FUNCTIONS[function]
+        pointer, memory, size, bytes_, end = (ctypes.c_void_p * 5).from_address(extra)
+        assert (pointer, size, end) == (1, 2, None)
+        given = ctypes.string_at(memory, ctypes.c_size_t.from_address(bytes_).value)
+        arguments = struct.unpack(kernel.parameters, given)
+        kinds = {"q": int, "P": int, "Q": int, "i": np.int32, "I": np.uint32}
+        arguments = tuple(kinds[kind](v) for kind, v in zip(kernel.parameters, arguments, strict=True))
+        kernel.run((gx, gy) if gy > 1 else (gx,), (bx,), arguments, shared)
+
+    def launchCooperativeKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters):
+        """One argument, a structure of 64-bit words."""
+        assert (gy, gz, by, bz, stream) == (1, 1, 1, 1, self.streams[-1].ptr)
+        (address,) = (ctypes.c_void_p * 1).from_address(parameters)
+        words = np.frombuffer(ctypes.string_at(address, WORK.itemsize), WORK).copy()
+        FUNCTIONS[function].run((gx,), (bx,), (words,), shared)
 
     def launch(self, kernel, expression, grid, block, arguments, shared):
         assert shared <= kernel.shared.get(self.current[-1].id, SHARED_BYTES), "more shared memory than it may have"
@@ -296,7 +391,7 @@ class Fake:
                 with np.errstate(all="ignore"):
                     emulated()
             return
-        narrow, wide = (dtype_of(NAMES[type]) for type in types.split(", "))
+        narrow, wide, *stored = (dtype_of(NAMES[type]) for type in types.split(", "))
         (blocks,), (threads,) = grid, block
         size, H = (int(v) for v in arguments[-2:])
         assert blocks * threads >= size > (blocks - 1) * threads
@@ -309,8 +404,9 @@ class Fake:
             arrays = [self.view(address, (N, K), (K, 1), dtype) for address, K, dtype in seen]
         else:
             outer, row, unit, carry, gates, prev_c, c, dc, da = arguments[:9]
-            seen = [(carry, H), (gates, 4 * H), (prev_c, H), (c, H), (dc, H), (da, 4 * H)]
+            seen = [(carry, H), (gates, 4 * H), (prev_c, H), (c, H), (dc, H)]
             arrays = [self.view(address, (N, K), (K, 1), wide) for address, K in seen]
+            arrays.append(self.view(da, (N, 4 * H), (4 * H, 1), *stored))
             arrays.insert(0, self.view(outer, (N, H), (row, unit), narrow) if outer else np.zeros((N, H), wide))
         if self.compiled is None:
             with np.errstate(all="ignore"):
@@ -396,17 +492,18 @@ class Fake:
         types = tuple(BLAS_TYPES[type] for type in (Atype, Btype, Ctype))
         supported = {(name, name, "float32"): (68, 69, 77) for name in ("float16", "bfloat16", "float32")}
         supported["float64", "float64", "float64"] = (70,)
+        supported["bfloat16", "bfloat16", "bfloat16"] = (68, 69)
         assert compute in supported.get(types, ()), f"CUBLAS_STATUS_NOT_SUPPORTED: {types} with {compute}"
         assert lda >= max(1, k if transa else m), "CUBLAS_STATUS_INVALID_VALUE: lda"
         assert ldb >= max(1, n if transb else k), "CUBLAS_STATUS_INVALID_VALUE: ldb"
         assert ldc >= max(1, m), "CUBLAS_STATUS_INVALID_VALUE: ldc"
         self.calls.append(("gemmEx", compute, "NT"[transa] + "NT"[transb], (m, n, k), (lda, ldb, ldc)))
-        inner = dtype_of(types[2])
+        inner = np.dtype("float64" if compute == 70 else "float32")
         scalar = ctypes.c_double if compute == 70 else ctypes.c_float
         alpha, beta = (scalar.from_address(address).value for address in (alpha, beta))
         left = self.view(A, (m, k), (lda, 1) if transa else (1, lda), dtype_of(types[0])).astype(inner)
         right = self.view(B, (k, n), (ldb, 1) if transb else (1, ldb), dtype_of(types[1])).astype(inner)
-        out = self.view(C, (m, n), (1, ldc), inner)
+        out = self.view(C, (m, n), (1, ldc), dtype_of(types[2]))
         if compute == 77:
             left, right = to_tf32(left), to_tf32(right)
         with np.errstate(all="ignore"):
@@ -457,11 +554,12 @@ class Library:
         assert not self.threads - {threading.get_ident()}, "another thread uses the handle of a capture"
         assert used.device is FAKE.current[-1], "a handle of another device"
         assert used.stream == stream.ptr, "not to the current stream"
+        kind = tuple(v for v in arguments if v < 2**31)  # all but addresses
         if stream.captured is None:
-            self.multiplied.add(tuple(arguments))
+            self.multiplied.add(kind)
             multiply()
         else:
-            assert tuple(arguments) in self.multiplied, "cuBLAS would load a kernel while a stream captures"
+            assert kind in self.multiplied, "cuBLAS would load a kernel while a stream captures"
             assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
             address, size = used.workspace
 
@@ -489,8 +587,8 @@ class Pinned(np.ndarray):
 class Kernel:
     """A kernel; `kernel` loads it on the current device."""
 
-    def __init__(self, run):
-        self.run, self.ptr = run, id(run)
+    def __init__(self, run, parameters):
+        self.run, self.ptr, self.parameters = run, id(run), parameters
         self.shared, self.any_cluster = {}, set()  # by device
         FUNCTIONS[self.ptr] = self
 
@@ -510,6 +608,22 @@ class Kernel:
 
 
 FUNCTIONS = weakref.WeakValueDictionary()  # by their address
+
+
+def parameters_of(code, expression):
+    """What a kernel takes, by its signature in the source, in terms of `struct`."""
+    name = expression.partition("<")[0].rpartition("::")[2]
+    (signature,) = re.findall(rf"__global__[^;{{]*?\b{name}\(([^{{]*?)\) {{", code)
+    kinds = []
+    for parameter in signature.split(","):
+        words = set(re.findall(r"\w+|\*", parameter)) - {"const"}
+        if "*" in words:
+            kinds.append("P")
+        elif "long" in words:
+            kinds.append("Q" if "unsigned" in words else "q")
+        else:
+            kinds.append("I" if "unsigned" in words else "i" if "int" in words else "?")
+    return "".join(kinds)
 
 
 # The kernels of step.cu: all that they read and write has to be there. Each returns what does the same in NumPy.
@@ -597,7 +711,7 @@ def _step(fake, types, grid, block, arguments, backward=False):
     if seen["h"]:
         start = seen["h"] + t * seen["by_step"] * states.itemsize
         outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
-    prev_c, da = look("c", t - 1, H) if t else look("c0", 0, H), look("da", t, 4 * H)
+    prev_c, da = look("c", t - 1, H) if t else look("c0", 0, H), look("da", t, 4 * H, of_rows(product))
     rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), da
 
     def backward():
@@ -629,11 +743,46 @@ def _arrange(fake, types, grid, block, arguments):
     return run
 
 
+# The kernels of whole.cu, likewise.
+
+
+def _factors(fake, types, grid, block, arguments):
+    (x, *by_x, h, h_step, h_row, h_unit, h0), (*by_h0, rows, N, D, H, pitch) = arguments[:9], map(int, arguments[9:])
+    S, R, _ = (dtype_of(NAMES[type]) for type in types)
+    T = grid[0] // N
+    assert T * N == grid[0]
+    assert pitch > D + H
+    x = fake.view(x, (T, N, D), by_x, S)
+    h = fake.view(h, (T - 1, N, H), (h_step, h_row, h_unit), S) if T > 1 else None
+    h0 = fake.view(h0, (1, N, H), (0, *by_h0), S) if h0 else np.zeros((1, N, H), S)
+    rows = fake.view(rows, (T, N, pitch), (N * pitch, pitch, 1), R)
+
+    def run():
+        rows[..., :D] = x
+        rows[..., D : D + H] = h0 if h is None else np.concatenate([h0, h])
+        rows[..., D + H], rows[..., D + H + 1 :] = 1, 0
+
+    return run
+
+
+def _rounded(fake, types, grid, block, arguments):
+    (given, to, size), (S, W) = map(int, arguments), (dtype_of(NAMES[type]) for type in types)
+    assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0]
+    given, to = (fake.view(place, (size,), (1,), dtype) for place, dtype in ((given, W), (to, S)))
+
+    def run():
+        to[...] = given.astype(S)
+
+    return run
+
+
 JOB = (
     "first", "steps", "gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
 )  # fmt: skip
 STEPS = {
     "arrange": _arrange,
+    "factors": _factors,
+    "rounded": _rounded,
     "fill": _fill,
     "pack": _pack,
     "pack_rows": _pack_rows,
@@ -680,13 +829,14 @@ def _chunk_step(fake, types, grid, block, arguments, backward=False):
                 gates[...] = a
 
         return forward
-    parts = fake.view(product, (int(types[2]), N, H), (N * H, H, 1), wide)
-    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), wide)
+    stored = dtype_of(NAMES[types[2]])
+    parts = fake.view(product, (int(types[3]), N, H), (N * H, H, 1), wide)
+    factor = fake.view(factor, (N, 4 * H), (4 * H, 1), stored)
     outer = np.zeros((N, H), wide)
     if seen["h"]:
         start = seen["h"] + t * seen["by_step"] * states.itemsize
         outer = fake.view(start, (N, H), (seen["by_row"], seen["by_unit"]), states)
-    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H)
+    rest = look("gates", t, 4 * H), prev_c, look("c", t, H), look("dc", 0, H), look("da", t, 4 * H, stored)
 
     def run():
         cell_backward(outer, sum(parts[1:], parts[0]), *rest)
@@ -732,7 +882,8 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
     Wh, by_row, by_column, gates, c, c0, outer, wide, *by, da, dh, dc = arguments[:-5]
     (T, N, H, units), single = sizes, np.dtype(np.float32)
     Wh = fake.view(Wh, (H, 4 * H), (by_row, by_column), stored)
-    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), single) for v in (gates, da))
+    both = (gates, single), (da, of_rows(product))
+    gates, da = (fake.view(v, (T, N, 4 * H), (4 * N * H, 4 * H, 1), dtype) for v, dtype in both)
     c = fake.view(c, (T, N, H), (N * H, H, 1), single)
     c0, dh, dc = (fake.view(v, (N, H), (H, 1), single) for v in (c0, dh, dc))
     outer = fake.view(outer, (T, N, H), by, single if wide else stored) if outer else np.zeros((T, N, H), single)
@@ -746,6 +897,11 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
 
 
 CLUSTERS = {"cluster_forward": _cluster_forward, "cluster_backward": _cluster_backward}
+
+
+def of_rows(product):
+    """What the rows of a product are stored as."""
+    return dtype_of({"Half": "float16", "Bfloat": "bfloat16"}.get(product, "float32"))
 
 
 def to_tf32(v):

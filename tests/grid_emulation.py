@@ -4,7 +4,7 @@ All that is read and written has to be there, and each row and unit has to belon
 """
 
 import numpy as np
-from fake_cupy import NAMES, cell_backward, cell_forward, dtype_of
+from fake_cupy import NAMES, cell_backward, cell_forward, dtype_of, of_rows
 from step_emulation import to_tf32
 
 from lstm_xp.engines.cuda.grid import WORDS
@@ -27,7 +27,7 @@ def passes(fake, expression, grid, block, shared, work):
     product, backward = "Tf32" if "Widened" in product else product, kernel == "backward"
     T, N, H, slices, replicas, chains = (given[word] for word in WORDS[:6])
     rows, wide = chains * given["tiles"] * ROWS, GATES if backward else 1
-    row_type = states if product in ("Half", "Bfloat") else single
+    row_type = of_rows(product)
     assert (T >= 1, N >= 1, H >= 1) == (True,) * 3
     assert tiles == str(given["tiles"])
     assert grid == (slices * replicas,)
@@ -73,7 +73,7 @@ def passes(fake, expression, grid, block, shared, work):
                 prev_h, prev_c = h[t], here
 
         return forward, call
-    c, da, dh, dc = look("c", T, N, H), look("da", T, N, GATES * H), look("dh", N, H), look("dc", N, H)
+    c, da, dh, dc = look("c", T, N, H), look("da", T, N, GATES * H, dtype=row_type), look("dh", N, H), look("dc", N, H)
     outer = np.zeros((T, N, H), np.float32)
     if given["h"]:
         strides = given["by_step"], given["by_row"], given["by_unit"]

@@ -86,7 +86,7 @@ def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles,
         assert relative_error(result.astype(np.float64), found["NumPy"][name].astype(np.float64)) <= most, name
 
 
-@pytest.mark.parametrize(("dtype", "H"), [("float32", 512), ("bfloat16", 768)])
+@pytest.mark.parametrize(("dtype", "H"), [("float32", 512), ("float16", 768), ("bfloat16", 768)])
 def test_the_largest(machine, dtype, H):
     """All that a cluster of 16 blocks can hold."""
     machine.seed, values = 1, engine_problem(2, 1, H)
@@ -267,7 +267,7 @@ def test_plans(key, N, H, processors):
         # Registers and a block's memory hold all weights.
         assert cut.block <= cut.most_threads <= 512
         assert 4 * cut.held * cut.groups * cut.pieces + 60 < 65536 // cut.most_threads
-        depth, item = (4 * cut.units, 4) if cut.backward else (cut.blocks * cut.units, plans.ITEM_BYTES[cut.product])
+        depth, item = 4 * cut.units if cut.backward else cut.blocks * cut.units, plans.ITEM_BYTES[cut.product]
         assert depth * item <= 64 * cut.parts * cut.chunks < depth * item + 64 * cut.parts
         assert cut.held <= cut.chunks <= cut.held + cut.slots
         assert cut.warps * cut.groups * cut.slots * cut.pieces * 512 < cut.shared_bytes <= 232448
@@ -288,8 +288,10 @@ def test_clusters_grow_with_h_and_rows_with_n():
     assert small.blocks < large.blocks == 16
     assert plan("bfloat16", "ieee", 4, 64, 132).forward.tiles == 1
     assert plan("float32", "tf32", 64, 512, 132).forward.tiles == 2
-    assert [part.kept for part in (*plan("bfloat16", "ieee", 1, 512, 132), *plan("bfloat16", "ieee", 1, 768, 132))] == [
-        "bfloat16", "float", "bfloat16", "bfloat16"]  # fmt: skip
+    kept = {"float16": ["float16", "float", "float16", "float16"], "bfloat16": ["bfloat16"] * 4}
+    for dtype, expected in kept.items():
+        cuts = *plan(dtype, "ieee", 1, 512, 132), *plan(dtype, "ieee", 1, 768, 132)
+        assert [part.kept for part in cuts] == expected
 
 
 # Choice

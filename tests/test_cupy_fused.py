@@ -70,7 +70,7 @@ def test_the_precision_of_products(machine, dtype, precision, math_mode, expecte
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types_are_summed_in_float32(machine, dtype):
-    """Forward from the half types themselves, backward from float32."""
+    """Forward from the half types themselves, backward from float32 or bfloat16."""
     run_engine(cupy_fused, arrays_of(LIB, engine_problem(2, 4, 6), dtype))
     assert {call[1] for call in machine.calls if call[0] == "gemmEx"} == {IEEE}
 
@@ -229,12 +229,13 @@ def test_two_forwards_before_one_backward(machine, dtype):
             assert same_bits(np.array(np.asarray(value)), right[name]), name
 
 
-def test_gradients_of_float32_beside_half_types(machine):
+@pytest.mark.parametrize(("dtype", "stored"), [("float16", "float"), ("bfloat16", "bfloat16")])
+def test_gradients_of_float32_beside_half_types(machine, dtype, stored):
     """As where those of h_n were added to them."""
     values = engine_problem(20, 3, 5)
-    arrays = arrays_of(LIB, values, "float16") | {"dh": LIB.asarray(values["dh"], "float32")}
-    agrees(arrays, values, "float16", 20)
-    assert {call[1] for call in machine.calls if call[0] == "chunk_backward"} == {"float, float, 4"}
+    arrays = arrays_of(LIB, values, dtype) | {"dh": LIB.asarray(values["dh"], "float32")}
+    agrees(arrays, values, dtype, 20)
+    assert {call[1] for call in machine.calls if call[0] == "chunk_backward"} == {f"float, float, {stored}, 4"}
 
 
 def steps_of(**changed):
@@ -249,8 +250,10 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
         run_engine(cupy_fused.at(precision), arrays_of(LIB, values, "float32"))
         assert {arguments[-1] for arguments in machine.library.multiplied} == {compute}
         machine.library.multiplied.clear()
-    run_engine(cupy_fused, arrays_of(LIB, values, "float16"))
-    assert {(arguments[7], arguments[-1]) for arguments in machine.library.multiplied} == {(2, IEEE), (0, IEEE)}
+    for dtype, kinds in (("float16", {2, 0}), ("bfloat16", {14})):
+        machine.library.multiplied.clear()
+        run_engine(cupy_fused, arrays_of(LIB, values, dtype))
+        assert {(arguments[7], arguments[-1]) for arguments in machine.library.multiplied} == {(k, IEEE) for k in kinds}
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,15 @@ and, if they have something better than the reference engine's,
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0
+    sequence(x, h0, c0, Wx, Wh, b, reverse, *,      all stages, for rows of one length: x, h0, c0, Wx, Wh, b and what is
+             keep) -> h, h_n, c_n, c, gates         returned as in `lstm_forward` and its cache. h0, c0, b may be None
+    sequence_gradients(dh, dh_n, dc_n, cache,       all stages backward, likewise, of a cache of which
+                       *, need_dx)                  `gradients_suit(cache)` is true
+        -> dx, dh0, dWx, dWh, db, dc0
     inputs(x, Wx, b) -> a                           stage one: x (T, N, D), of any strides, and b, which may be None
     weight_gradients(x, h0, h, da) -> dWx, dWh, db  stage three but for dx
     product(A, B, bias=None) -> A @ B + bias        for stages one and three: matrices of any strides, with no side
-                                                    of 0, in the compute dtype
+                                                    of 0, in the compute dtype, or in that of da
     copy(v)                                         a state (N, H) in memory of its own
     step(x, h, c, Wx, Wh, b) -> next_h, next_c      one time step of a stream, without checks: x (N, D), h and c (N, H),
                                                     b may be None; the results are new arrays
@@ -35,11 +40,12 @@ and, if they have something better than the reference engine's,
                                                     should be. None: it has none for this dtype. Of an engine that is
                                                     asked for as an object, it is not used
     warmup(dtype)                                   compile ahead for a dtype, by its name
-    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`; the
-                                                    module itself is the one for 'ieee'
+    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`
 
-a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned; h0, Wh,
-h, dh, dh_n and dc_n have the caller's, as have x, Wx and b where nothing else is said. h is rounded to the caller's
+a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned, with two
+exceptions: da of bfloat16 may be bfloat16, which has the range, where the engine has `weight_gradients` and `product`
+of its own, that take it and Wx as they are and sum in float32; and then dx, its product, is bfloat16, too. h0, Wh, h,
+dh, dh_n and dc_n have the caller's dtype, as have x, Wx and b where nothing else is said. h is rounded to the caller's
 dtype at every step, and it is the rounded one that goes on.
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
@@ -87,7 +93,7 @@ def load(engine, precision="ieee"):
         missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
         if missing:
             raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
-    return engine.at(precision) if precision != "ieee" and hasattr(engine, "at") else engine
+    return engine.at(precision) if hasattr(engine, "at") else engine
 
 
 @cache

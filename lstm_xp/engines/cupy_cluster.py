@@ -7,14 +7,13 @@ does not matter how many of them run at once. All that is allocated is what is r
 On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 and 2.6 at 512 with TF32, forward and
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
-which has its range and the digits of float16. float32: products on FMA units ('ieee'), as TF32 ('tf32'), or as three
-products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA
+units ('ieee'), as TF32 ('tf32'), or as three products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes
+its products NaN).
 """
 
 from functools import cache, lru_cache
-
-import numpy as np
 
 from ..checks import dtype_name
 from . import cupy_fused
@@ -22,7 +21,9 @@ from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import TYPES
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
+from .cuda.whole import Whole, strided
 
 name = "cupy_cluster"
 
@@ -31,6 +32,8 @@ name = "cupy_cluster"
 CAPABILITIES = "90", "100", "103"
 # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
 NON_PORTABLE = 14
+# Of the kernels, as `Launcher` says.
+PARAMETERS = {"cluster_forward": "PqqPPPPPiIIIII", "cluster_backward": "PqqPPPPiqqqPPPIIIII"}
 
 
 def refuses(problem):
@@ -51,16 +54,16 @@ def declines(problem):
     return choice.objection(name, problem)
 
 
-class Engine:
+class Engine(Whole):
     """The engine with float32 products of one precision."""
 
     name = name
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
 
-    def __init__(self, precision, others):
+    def __init__(self, products, others):
         # Stages one and three, and single steps of a stream, are others'.
-        self.precision, self.product, self.step = precision, others.product, others.step
+        self.products, self.precision, self.product, self.step = products, others.precision, others.product, others.step
         self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def forward(self, a, h0, c0, Wh, *, keep):
@@ -71,30 +74,38 @@ class Engine:
         with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            cut = self._plan(h0.dtype, N, H).forward
-            _launch(cut, T, *_strided(Wh), gates, c, c0, h, h0, np.int32(keep))
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        with working_on(c.device, f"{name}: da", (T * N * 4 * H + 2 * N * H) * c.itemsize):
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        with working_on(c.device, f"{name}: da", T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            outer, *by = (0, 0, 0, 0) if dh is None else _strided(dh)
             # float32, where gradients of h_n were added to those of a half type
-            wide = np.int32(dh is not None and dh.dtype == c.dtype)
-            cut = self._plan(Wh.dtype, N, H).backward
-            _launch(cut, T, *_strided(Wh), gates, c, c0, outer, wide, *by, da, dh_t, dc_t)
+            outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
-    def _plan(self, dtype, N, H):
-        """On the current device."""
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        launch, _ = self._launches(Wh, sizes)
+        launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, keep, sizes[0])
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        _, launch = self._launches(Wh, sizes)
+        outer, *by = dh
+        launch(
+            *strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0]
+        )
+
+    def _launches(self, Wh, sizes):
         from cupy.cuda import Device
 
-        return plan(dtype_name(dtype), self.precision, N, H, Device().attributes["MultiProcessorCount"])
+        return _launches(dtype_name(Wh.dtype), self.products, *sizes[1:], Device().id)
 
 
 IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
@@ -109,25 +120,19 @@ def at(precision):
     return {"tf32": TF32, "tf32x3": TF32X3}.get(precision, IEEE)
 
 
-def _strided(v):
-    """An array, and its strides in items."""
-    return v, *(stride // v.itemsize for stride in v.strides)
-
-
-def _launch(cut, T, *arguments):
-    """Launch a cut's kernel on the current device and stream; arrays are passed by address."""
+@lru_cache(maxsize=256)
+def _launches(dtype, products, N, H, device_id):
+    """Of both directions, on the device that is current: functions of the kernel's arguments up to T."""
     from cupy.cuda import Device
 
-    addresses = [v.data.ptr if hasattr(v, "strides") and v.shape else v for v in arguments]
-    kernel, grid, block, shared_bytes, sizes = _settled(cut, Device().id)
-    kernel(grid, block, (*addresses, np.uint32(T), *sizes), shared_mem=shared_bytes)
+    both = plan(dtype, products, N, H, Device(device_id).attributes["MultiProcessorCount"])
+    return [_launch(cut, device_id) for cut in both]
 
 
-@lru_cache(maxsize=256)
-def _settled(cut, device_id):
-    """What a launch of a cut is made of, for the device that is current."""
-    sizes = tuple(np.uint32(size) for size in (cut.N, cut.H, cut.units, cut.slots))
-    return _kernel(cut.expression, cut.blocks, device_id), cut.grid, (cut.block,), cut.shared_bytes, sizes
+def _launch(cut, device_id):
+    launch = kernels.Launcher(_kernel(cut.expression, cut.blocks, device_id), PARAMETERS[cut.kernel])
+    sizes, (grid,), options = (cut.N, cut.H, cut.units, cut.slots), cut.grid, {"shared_bytes": cut.shared_bytes}
+    return lambda *arguments: launch(grid, cut.block, *arguments, *sizes, **options)
 
 
 @cache

@@ -2,20 +2,23 @@
 
 Few steps are launched one by one: each product is added straight to the pre-activations, and the kernels
 (`cuda/pointwise.cu`) write the gates over these. Then all that is allocated is what is returned; the one exception is
-Wh in float32, for the backward pass of half types. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
+Wh in float32, for the backward pass of float16. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
 that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
 order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and Wh is widened to it;
-these products are TF32's, as `Problem` says, which has all the digits of a half type.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
+half type.
 """
 
 from functools import cache
 
+from ..checks import dtype_name
 from .cuda import choice, chunks, pointwise, stages
 from .cuda.memory import running, working_on
-from .cuda.products import Product
+from .cuda.products import Product, factor_dtype
 from .cuda.refusals import refusal
+from .cuda.whole import Whole, computed_with, strided
 
 name = "cupy_fused"
 
@@ -43,7 +46,7 @@ def declines(problem):
     return choice.objection(name, problem)
 
 
-class Engine:
+class Engine(Whole):
     """The engine with float32 products of one precision. Products of two half types are exact in any."""
 
     name = name
@@ -60,64 +63,92 @@ class Engine:
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
         kept = T if keep else 1
-        steps = chunks.Steps(False, h0.dtype, h0.dtype, a.dtype, N, H, self.precision)
-        needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + steps.bytes_for(T)
-        with working_on(a.device, f"{name}: h and c", needed), chunks.leased(steps, T) as runner:
-            gates, c0 = (cp.ascontiguousarray(v) for v in (a, c0))
+        needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + self._steps(Wh, N, H).bytes_for(T)
+        with working_on(a.device, f"{name}: h and c", needed):
+            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            if runner:
-                runner.Wh[...], runner.factor[...] = Wh, h0
-                runner.run(T, gates=gates, c=c, c0=c0, h=h, kept=int(keep))
-            else:
-                self._forward_step_by_step(gates, cp.ascontiguousarray(h0), c0, Wh, h, c)
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
-
-    def _forward_step_by_step(self, gates, h0, c0, Wh, h, c):
-        T, N, H = h.shape
-        add_recurrent = Product(h0, Wh, gates[0], add=True, precision=self.precision)
-        cell = pointwise.launcher("cell_forward", h0.dtype.name, N, H)
-        prev_h, prev_c = h0.data.ptr, c0.data.ptr
-        for t in range(T):
-            step, next_h, next_c = _address(gates, t), _address(h, t), _address(c, t if len(c) == T else 0)
-            add_recurrent(prev_h, step)
-            cell(step, prev_c, next_c, next_h)
-            prev_h, prev_c = next_h, next_c
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
         states = (c if dh is None else dh).dtype  # float32, where gradients of h_n were added to those of half types
-        steps = chunks.Steps(True, states, c.dtype, c.dtype, N, H, self.precision)
-        beside = steps.bytes_for(T) or (0 if Wh.dtype == c.dtype else Wh.size * c.itemsize)
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + beside
-        with working_on(c.device, f"{name}: da", needed), chunks.leased(steps, T) as runner:
+        beside = self._steps(Wh, N, H, states).bytes_for(T) or (0 if Wh.dtype == stored else Wh.size * stored.itemsize)
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + beside
+        with working_on(c.device, f"{name}: da", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
-            dc_t = running(dc_n, c0)
-            strides = (0, 0, 0) if dh is None else tuple(stride // dh.itemsize for stride in dh.strides)
-            if runner:
-                runner.Wh[...], runner.result[...] = Wh, 0
-                if dh_n is not None:
-                    runner.result[0] = dh_n
-                by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
-                runner.run(T, gates=gates, c=c, c0=c0, h=dh, da=da, dc=dc_t, **by)
-                dh_t = runner.result.sum(axis=0)
-            else:
-                dh_t, wide = running(dh_n, c0), Wh.astype(c.dtype, copy=False)
-                self._backward_step_by_step(dh, states.name, strides[1:], dh_t, dc_t, gates, c, c0, wide, da)
+            da = cp.empty((T, N, 4 * H), stored)
+            dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
+            outer = (0, 0, 0, 0) if dh is None else strided(dh)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, states == c.dtype, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
-    def _backward_step_by_step(self, dh, states, strides, dh_t, dc_t, gates, c, c0, Wh, da):
-        T, N, H = c.shape
-        through = Product(da[0], Wh.T, dh_t, precision=self.precision)
-        cell = pointwise.launcher("cell_backward", states, N, H)
-        carried = dh_t.data.ptr, dc_t.data.ptr
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        T, N, H = sizes
+        with chunks.leased(self._steps(Wh, N, H), T) as runner:
+            if runner:
+                runner.Wh[...] = Wh
+                runner.factor.data.copy_from_device_async(h0, runner.factor.nbytes)
+                runner.run(T, gates=gates.ptr, c=c.ptr, c0=c0.ptr, h=h.ptr, kept=int(keep))
+            else:
+                self._forward_step_by_step(sizes, gates, h0, c0.ptr, Wh, h.ptr, c.ptr, keep)
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        import cupy as cp
+
+        (T, N, H), (outer, *by) = sizes, dh
+        computed = computed_with(Wh.dtype)
+        states = computed if wide else Wh.dtype
+        with chunks.leased(self._steps(Wh, N, H, states), T) as runner:
+            if runner:
+                runner.Wh[...] = Wh
+                before, size = cp.ndarray((N, H), computed, dh_t), N * H * computed.itemsize
+                runner.result.data.memset_async(0, runner.result.nbytes)
+                runner.result.data.copy_from_device_async(dh_t, size)
+                by = dict(zip(("by_step", "by_row", "by_unit"), by, strict=True))
+                words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": outer, "da": da.ptr, "dc": dc_t.ptr}
+                runner.run(T, **words, **by)
+                runner.result.sum(axis=0, out=before)
+            else:
+                self._backward_step_by_step(sizes, dh, states, dh_t, dc_t.ptr, gates.ptr, c.ptr, c0.ptr, Wh, da)
+
+    def _steps(self, Wh, N, H, outer=None):
+        """A pass; backward with the dtype of the gradient from outside."""
+        computed = computed_with(Wh.dtype)
+        if outer is None:
+            return chunks.Steps(False, Wh.dtype, Wh.dtype, computed, N, H, self.precision)
+        return chunks.Steps(True, outer, factor_dtype(Wh.dtype, computed), computed, N, H, self.precision)
+
+    def _forward_step_by_step(self, sizes, gates, h0, c0, Wh, h, c, keep):
+        import cupy as cp
+
+        (T, N, H), own, computed = sizes, Wh.dtype, computed_with(Wh.dtype)
+        first = cp.ndarray((N, H), own, h0), Wh, cp.ndarray((N, 4 * H), computed, gates)
+        add_recurrent = Product(*first, add=True, precision=self.precision)
+        cell = pointwise.launcher("cell_forward", N, H, dtype_name(own))
+        prev_h, prev_c, size = h0.ptr, c0, N * H * computed.itemsize
+        for t in range(T):
+            step, next_c = gates.ptr + 4 * t * size, c + t * size * keep
+            next_h = h + t * N * H * own.itemsize
+            add_recurrent(prev_h, step)
+            cell(step, prev_c, next_c, next_h)
+            prev_h, prev_c = next_h, next_c
+
+    def _backward_step_by_step(self, sizes, dh, states, dh_t, dc_t, gates, c, c0, Wh, da):
+        import cupy as cp
+
+        (T, N, H), (outer, by_step, *by), computed = sizes, dh, computed_with(Wh.dtype)
+        size, stored = N * H * computed.itemsize, factor_dtype(Wh.dtype, computed)
+        first, out = cp.ndarray((N, 4 * H), stored, da), cp.ndarray((N, H), computed, dh_t)
+        through = Product(first, Wh.astype(stored, copy=False).T, out, precision=self.precision)
+        cell = pointwise.launcher("cell_backward", N, H, dtype_name(states), dtype_name(stored))
         for t in reversed(range(T)):
-            step = _address(da, t)
-            prev_c = _address(c, t - 1) if t > 0 else c0.data.ptr
-            cell(0 if dh is None else _address(dh, t), *strides, carried[0], _address(gates, t), prev_c,
-                 _address(c, t), carried[1], step)  # fmt: skip
+            step, prev_c = da.ptr + t * first.nbytes, c + (t - 1) * size if t else c0
+            from_outside = outer and outer + t * by_step * states.itemsize
+            cell(from_outside, *by, dh_t.ptr, gates + 4 * t * size, prev_c, c + t * size, dc_t, step)
             through(step)
 
 
@@ -140,8 +171,3 @@ def obstacle():
     except ImportError as error:
         return f"cuBLAS cannot be loaded ({' '.join(str(error).split())})"
     return ""
-
-
-def _address(v, t):
-    """Where step t of an array (T, N, K) begins."""
-    return v.data.ptr + t * v.strides[0]

@@ -12,12 +12,15 @@ Half types are computed as in `cupy_step`.
 
 from functools import cache
 
+from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, grid, stages
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import running, working_on
 from .cuda.plan import LEAST, TYPES
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
+from .cuda.whole import Whole, strided
 
 name = "cupy_grid"
 
@@ -42,7 +45,7 @@ def declines(problem):
     return choice.objection(name, problem)
 
 
-class Engine:
+class Engine(Whole):
     """The engine with float32 products of one precision."""
 
     name = name
@@ -58,34 +61,45 @@ class Engine:
         import cupy as cp
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
-        chip, _ = _chip(a.device.id)
-        kept, part = T if keep else 1, plan(h0.dtype.name, self.precision, N, H, chip).forward
+        kept, part = T if keep else 1, self._plan(Wh, N, H).forward
         needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + part.workspace_bytes
         with working_on(a.device, f"{name}: h, c and messages", needed):
-            grid.check(name)
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            grid.run(part, chip, Wh, T=T, gates=gates, c=c, c0=c0, h=h, h0=h0, kept=int(keep))
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        chip, _ = _chip(c.device.id)
-        part = plan(Wh.dtype.name, self.precision, N, H, chip).backward
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + part.workspace_bytes
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        workspace_bytes = self._plan(Wh, N, H).backward.workspace_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + workspace_bytes
         with working_on(c.device, f"{name}: da and messages", needed):
-            grid.check(name)
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            strides = (0, 0, 0) if dh is None else (stride // dh.itemsize for stride in dh.strides)
-            by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
-            # float32, where gradients of h_n were added to it
-            by["is_float"] = int(dh is not None and dh.dtype == c.dtype)
-            grid.run(part, chip, Wh, T=T, gates=gates, c=c, c0=c0, h=dh, da=da, dh=dh_t, dc=dc_t, **by)
+            # float32, where gradients of h_n were added to those of a half type
+            outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
+
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        T, N, H = sizes
+        grid.check(name)
+        words = {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "h0": h0.ptr, "kept": keep}
+        grid.run(self._plan(Wh, N, H).forward, _here(), Wh, **words)
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        T, N, H = sizes
+        grid.check(name)
+        words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True), is_float=wide)
+        words |= {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
+        grid.run(self._plan(Wh, N, H).backward, _here(), Wh, **words)
+
+    def _plan(self, Wh, N, H):
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, _here())
 
 
 IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
@@ -101,6 +115,13 @@ def at(precision):
 
 def _known(precision):
     return "tf32" if precision == "tf32" else "ieee"
+
+
+def _here():
+    """What the current device has."""
+    from cupy.cuda import Device
+
+    return _chip(Device().id)[0]
 
 
 @cache

@@ -5,17 +5,21 @@ are launched. Wh is packed once per call into the order in which the kernels rea
 the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is bounded,
 and belongs to one thread and stream at a time.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32. Backward, da is float32, and is multiplied as TF32,
-which has its range and the digits of float16. What of float32 is asked for as IEEE is computed on FMA units.
+Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
+float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked
+for as IEEE is computed on FMA units.
 """
 
 from functools import cache
 
+from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, replay, stages
 from .cuda.memory import running, working_on
 from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
+from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
+from .cuda.whole import Whole, strided
 
 name = "cupy_step"
 
@@ -36,7 +40,7 @@ def declines(problem):
     return choice.objection(name, problem)
 
 
-class Engine:
+class Engine(Whole):
     """The engine with float32 products of one precision."""
 
     name = name
@@ -52,35 +56,51 @@ class Engine:
         import cupy as cp
 
         T, N, H = *a.shape[:2], a.shape[2] // 4
-        kept, steps = T if keep else 1, self._plan(h0.dtype.name, N, H, a.device).forward
+        kept, steps = T if keep else 1, self._plan(Wh, N, H).forward
         needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + steps.packed_bytes
-        with working_on(a.device, f"{name}: h, c and packed weights", needed), replay.leased(steps) as runner:
+        with working_on(a.device, f"{name}: h, c and packed weights", needed):
             gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
             h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            runner.pack(Wh, h0)
-            runner.run(T, T, gates=gates, c=c, c0=c0, h=h, kept=int(keep))
+            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
         return h, c[-1], *((c, gates) if keep else (None, None))
 
     def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
         import cupy as cp
 
-        T, N, H = c.shape
-        steps = self._plan(Wh.dtype.name, N, H, c.device).backward
-        if dh is not None:
-            steps = steps._replace(states=TYPES[dh.dtype.name])  # float32, where gradients of h_n were added to it
-        needed = (T * N * 4 * H + 2 * N * H) * c.itemsize + steps.packed_bytes
-        with working_on(c.device, f"{name}: da and packed weights", needed), replay.leased(steps) as runner:
+        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
+        packed_bytes = self._plan(Wh, N, H).backward.packed_bytes
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + packed_bytes
+        with working_on(c.device, f"{name}: da and packed weights", needed):
             gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), c.dtype)
+            da = cp.empty((T, N, 4 * H), stored)
             dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            strides = (0, 0, 0) if dh is None else (stride // dh.itemsize for stride in dh.strides)
-            by = dict(zip(("by_step", "by_row", "by_unit"), strides, strict=True))
-            runner.pack(Wh)
-            runner.run(T, T + 1, gates=gates, c=c, c0=c0, h=dh, da=da, dh=dh_t, dc=dc_t, **by)
+            # float32, where gradients of h_n were added to those of a half type
+            outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
+            memory = (v.data for v in (gates, c, c0))
+            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
-    def _plan(self, dtype, N, H, device):
-        return plan(dtype, self.precision, N, H, *_chip(device.id))
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        T, N, H = sizes
+        words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "kept": int(keep)}
+        with replay.leased(self._plan(Wh, N, H).forward) as runner:
+            runner.pack(Wh, h0)
+            runner.run(T, T, **words)
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        T, N, H = sizes
+        words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True))
+        words |= {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
+        steps = self._plan(Wh, N, H).backward
+        with replay.leased(steps._replace(states="float") if wide else steps) as runner:
+            runner.pack(Wh)
+            runner.run(T, T + 1, **words)
+
+    def _plan(self, Wh, N, H):
+        """On the current device."""
+        from cupy.cuda import Device
+
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, *_chip(Device().id))
 
 
 IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))

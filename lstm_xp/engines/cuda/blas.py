@@ -67,7 +67,7 @@ class FixedProduct(Product):
 
 @contextmanager
 def working(workspace):
-    """Products of this thread go to the current stream, with a workspace: bytes that no other stream uses meanwhile.
+    """Products of this thread go to the current stream, with a workspace: memory that no other stream uses meanwhile.
 
     Both are the handle's, so that one thread at a time multiplies.
     """
@@ -76,8 +76,24 @@ def working(workspace):
     with capturing:
         # In this order: setting the stream takes the workspace away.
         _call("cublasSetStream_v2", _handle(), get_current_stream().ptr)
-        _call("cublasSetWorkspace_v2", _handle(), workspace.data.ptr, workspace.nbytes)
+        _call("cublasSetWorkspace_v2", _handle(), workspace.ptr, WORKSPACE_BYTES)
         yield
+
+
+def captured_gemm(handle, *arguments):
+    """gemmEx in place of that of CuPy's handle, in the capture of the current stream."""
+    from cupy.cuda import alloc
+
+    with working(alloc(WORKSPACE_BYTES)):
+        _call("cublasGemmEx", _handle(), *arguments)
+
+
+def prepare():
+    """What has to be there before a stream captures: that there is cuBLAS, and its handle."""
+    if not loaded():
+        raise RuntimeError("cuBLAS cannot be called while a stream captures: its library is not found")
+    with capturing:
+        _handle()
 
 
 def forget():

@@ -106,18 +106,18 @@ struct Slopes {
     }
 };
 
-// dc enters as the gradient from the step after, and leaves as the one for the step before.
-template <typename W>
-__device__ inline void backward_cell(W dh, const Slopes<W>& slopes, unsigned H, W& dc, W* da) {
+// dc enters as the gradient from the step after, and leaves as the one for the step before. da is stored as an A.
+template <typename W, typename A>
+__device__ inline void backward_cell(W dh, const Slopes<W>& slopes, unsigned H, W& dc, A* da) {
     W all_dc = dc + dh * slopes.to_dc;
-    da[0] = all_dc * slopes.to_i;
-    da[H] = all_dc * slopes.to_f;
-    da[2 * H] = dh * slopes.to_o;
-    da[3 * H] = all_dc * slopes.to_g;
+    narrow(all_dc * slopes.to_i, da[0]);
+    narrow(all_dc * slopes.to_f, da[H]);
+    narrow(dh * slopes.to_o, da[2 * H]);
+    narrow(all_dc * slopes.to_g, da[3 * H]);
     dc = all_dc * slopes.f;
 }
 
-template <typename W>
-__device__ inline void backward_cell(W dh, const W* gates, unsigned H, W prev_c, W c, W& dc, W* da) {
+template <typename W, typename A>
+__device__ inline void backward_cell(W dh, const W* gates, unsigned H, W prev_c, W c, W& dc, A* da) {
     backward_cell(dh, Slopes<W>(gates, H, prev_c, c), H, dc, da);
 }

@@ -2,6 +2,7 @@
 //
 //   S  what states are stored as: float16, bfloat16, float, double; backward: what the gradient from outside is
 //   W  what is computed with: float for the half types, else S itself
+//   A  backward: what da is stored as, bfloat16 where weights are, else W
 //   PARTS  of a sum: the product of the backward pass lies in so many
 //
 // A graph keeps addresses: that of its Chunk, whose words are filled in before each replay, and those of the two
@@ -56,9 +57,9 @@ __global__ void chunk_forward(
 }
 
 // dh_next is the gradient of h from the step after; factor is da once more, where the next product reads it.
-template <typename S, typename W, unsigned PARTS>
+template <typename S, typename W, typename A, unsigned PARTS>
 __global__ void chunk_backward(
-    const Chunk* __restrict__ chunk, const W* __restrict__ dh_next, W* __restrict__ factor, unsigned offset,
+    const Chunk* __restrict__ chunk, const W* __restrict__ dh_next, A* __restrict__ factor, unsigned offset,
     unsigned size, unsigned H) {
     unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= size) return;
@@ -78,8 +79,8 @@ __global__ void chunk_backward(
 #pragma unroll
     for (unsigned k = 1; k < PARTS; ++k) dh += parts[k];
     if (all.h) dh += widen(static_cast<const S*>(all.h)[t * all.by_step + row * all.by_row + unit * all.by_unit]);
-    W* da = static_cast<W*>(all.da) + 4 * step + start;
-    W values[4];
+    A* da = static_cast<A*>(all.da) + 4 * step + start;
+    A values[4];
     backward_cell(dh, slopes, 1, next_dc, values);
     *dc = next_dc;
     factor += start;

@@ -17,7 +17,7 @@ import numpy as np
 from . import blas, kernels, replay
 from .blas import FixedProduct
 from .memory import is_full
-from .pointwise import BLOCK, TYPES
+from .pointwise import BLOCK, GRADIENTS, TYPES, types
 
 FILES = ("chunk.cu",)
 KERNELS = ("chunk_forward", "chunk_backward")
@@ -25,8 +25,8 @@ KERNELS = ("chunk_forward", "chunk_backward")
 # each gate, which the kernel adds, always in one order. On FMA units, from so many units on, one product is quicker.
 PARTS, WHOLE = 4, 1024
 EXPRESSIONS = (
-    *(f"{KERNELS[0]}<{types}>" for types in TYPES.values()),
-    *(f"{KERNELS[1]}<{types}, {parts}>" for types in TYPES.values() for parts in (1, PARTS)),
+    *(f"{KERNELS[0]}<{types(dtype)}>" for dtype in TYPES),
+    *(f"{KERNELS[1]}<{types(*dtypes)}, {parts}>" for dtypes in GRADIENTS for parts in (1, PARTS)),
 )
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
@@ -54,8 +54,9 @@ class Steps(NamedTuple):
 
     @property
     def expression(self):
-        parts = f", {self.parts}" if self.backward else ""
-        return f"{KERNELS[self.backward]}<{TYPES[self.states.name]}{parts}>"
+        if self.backward:
+            return f"{KERNELS[1]}<{types(self.states.name, self.factors.name)}, {self.parts}>"
+        return f"{KERNELS[0]}<{types(self.states.name)}>"
 
     @property
     def parts(self):
@@ -111,7 +112,7 @@ class Runner:
         if not lacking:
             return
         with replay.capturing:
-            with blas.working(self.workspace):
+            with blas.working(self.workspace.data):
                 # What runs for the first time is loaded, which cannot be while a stream captures.
                 self._product()
                 self._launch_cell(0, 0)
@@ -129,7 +130,7 @@ class Runner:
             done += length
 
     def _launch(self, count):
-        with blas.working(self.workspace):
+        with blas.working(self.workspace.data):
             for offset in range(count):
                 if not self.steps.backward:
                     self._product()
@@ -155,7 +156,7 @@ def leased(steps, count):
     from cupy.cuda import Device
 
     device = Device().id
-    if not steps.bytes_for(count) or device in _failed or not blas.loaded():
+    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or replay.is_captured():
         yield None
         return
     with replay.leased(steps, Runner) as runner:

@@ -2,7 +2,8 @@
 // cluster_product.cuh.
 //
 //   S  what states and weights are stored as: float16, bfloat16, float. All is computed in float.
-//   W  what weights are kept as; forward that is S, backward it may be float: then nothing is widened at every step
+//   W  what weights are kept as: S; backward, where rows of the product are float, it may be float, too: then nothing is
+//      widened at every step
 //   P  the product: Half, Bfloat, Tf32, Tf32x3 (on tensor cores) or Ieee (on FMA units)
 //   C, NT  a cluster of C blocks (backward at least 4) computes 8 * NT rows of the batch: clusters know nothing of each
 //          other
@@ -34,6 +35,12 @@ template <typename P, typename S>
 __device__ constexpr unsigned most_threads(unsigned parts, unsigned cells) {
     unsigned held = parts * Part<P, S>::PIECES * 4 + MORE_REGISTERS<P> + cells;
     return held <= 52 ? 512 : held <= 96 ? 384 : 256;
+}
+
+// What a backward pass takes for several groups and cells; two groups of half types do without.
+template <typename P>
+__device__ constexpr unsigned more_backward(int GROUPS, unsigned cells) {
+    return (GROUPS > 1 && per_lane<P>() > 4 ? 0 : 8 * GROUPS) + 32 * (cells - 1);
 }
 
 // Cells of a thread, at most.
@@ -199,19 +206,27 @@ __global__ void __cluster_dims__(C, 1, 1)
 
 // Backward. A warp computes shares for GROUPS times 32 units.
 
+// da of a unit, in a row of the product.
+template <typename R>
+struct alignas(GATES * sizeof(R)) Four {
+    R gate[GATES];
+};
+
 template <typename S, typename W, typename P, int C, int NT, int KS, int HELD, int GROUPS>
 __global__ void __cluster_dims__(C, 1, 1)
-    __launch_bounds__(most_threads<P, W>(HELD * GROUPS, 8 * GROUPS + 32 * (cells_backward(C, NT, KS, GROUPS) - 1)), 1)
+    __launch_bounds__(
+        most_threads<P, W>(HELD * GROUPS, more_backward<P>(GROUPS, cells_backward(C, NT, KS, GROUPS))), 1)
     cluster_backward(
         const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
-        const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, float* da, float* dh,
-        float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
+        const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, typename P::Row* da,
+        float* dh, float* dc, unsigned T, unsigned N, unsigned H, unsigned U, unsigned slots) {
     constexpr unsigned TALL = ROWS * NT, SHARES = C * KS, CELLS = cells_backward(C, NT, KS, GROUPS);
     constexpr unsigned BUFFERS = GROUPS > 1 ? 1 : 2;  // of da: there is no room for two where warps have to do more
     constexpr unsigned UNIT = SHARES * TALL + 4;  // so that lanes with four rows of a unit each meet no one in a bank
     const Self<C, NT> self(N, H, U);
     const unsigned busy = self.warps / KS, group = self.warp % busy, part = self.warp / busy;
-    const unsigned count = (U / 4 + KS - 1) / KS, rows_size = KS * count * NT * LANES, size = U * UNIT;
+    const unsigned chunks = GATES * U / per_chunk<P>(), count = (chunks + KS - 1) / KS;
+    const unsigned rows_size = KS * count * NT * LANES, size = U * UNIT;
     const unsigned weight_size = slots * Part<P, W>::PIECES * LANES;
     Sixteen* shared = reinterpret_cast<Sixteen*>(shared_memory());
     Sixteen* rows = shared + self.warps * GROUPS * weight_size;  // da of the block's units
@@ -243,7 +258,7 @@ __global__ void __cluster_dims__(C, 1, 1)
         return KNOWN == 1 ? gate_at[k][0] + j * H : gate_at[k][j % KNOWN];
     };
     const size_t step = size_t(N) * H;
-    const long long to_da = da - gates + GATES * step;  // from gates of a step to da of the one after
+    da += GATES * step;  // where gates of a step are, counted from the first, is da of the one after
     c += (T - 1) * step;
     auto prefetch = [&](unsigned t) {  // of step t - 1
         c -= step;
@@ -317,10 +332,12 @@ __global__ void __cluster_dims__(C, 1, 1)
                 if (number > 0) dh_t[k] += carried(number - 1, k);
                 else if (cell[k].exists) dh_t[k] += dh[cell[k].state];
                 backward_cell(dh_t[k], slopes[k], 1, dc_t[k], values[k]);
-                Sixteen four;
-                for (unsigned j = 0; j < GATES; ++j)
-                    four.word[j] = cell[k].exists ? bits_from_float(rounded(P(), values[k][j])) : 0;
-                da_t[place_of<P, NT>(cell[k].row, GATES * cell[k].unit)] = four;
+                Four<typename P::Row> four = {};
+                for (unsigned j = 0; j < GATES && cell[k].exists; ++j) four.gate[j] = rounded(P(), values[k][j]);
+                constexpr unsigned UNITS = per_lane<P>() / GATES;  // in 16 bytes
+                unsigned unit = cell[k].unit / UNITS * UNITS;
+                Sixteen* place = da_t + place_of<P, NT>(cell[k].row, GATES * unit);
+                reinterpret_cast<Four<typename P::Row>*>(place)[cell[k].unit % UNITS] = four;
             }
         }
         auto store = [&] {
@@ -328,7 +345,7 @@ __global__ void __cluster_dims__(C, 1, 1)
             for (unsigned k = 0; k < CELLS; ++k)
                 if (cell[k].exists)
 #pragma unroll
-                    for (unsigned j = 0; j < GATES; ++j) const_cast<float*>(place_of_gate(k, j))[to_da] = values[k][j];
+                    for (unsigned j = 0; j < GATES; ++j) narrow(values[k][j], da[place_of_gate(k, j) - gates]);
         };
         if (GROUPS > 1) store();
         // Who is past this has read the da before: nobody is two numbers behind.

@@ -22,11 +22,10 @@ CUTS = {"cluster_forward": ((1, 2), (4, 2), (8, 2), (16, 2)), "cluster_backward"
 PORTABLE = 8
 # Tiles of 8 rows that a cluster computes.
 TILES = 1, 2
-# Parts of the weights that a lane keeps in registers: as many as there are, or fit; times 16 bytes at most so many.
-HELD = 8, 6, 5, 4, 2, 1
+# How often a warp has 32 columns (once, unless there would be too many warps) -> parts of the weights of each that a
+# lane keeps in registers: as many as there are, or fit; times 16 bytes at most so many.
+HELD = {1: (8, 6, 5, 4, 2, 1), 2: (5, 4, 3, 2, 1)}
 MOST_PIECES = 36
-# How often a warp has 32 columns: once, unless there would be too many warps.
-GROUPS = 1, 2
 # Registers that weights and cells take -> threads of a block, at most; as in cluster.cu.
 THREADS = {52: 512, 96: 384, 204: 256}
 
@@ -128,7 +127,8 @@ class Cut(NamedTuple):
     @property
     def most_threads(self):
         """What the kernel is compiled for, so that its registers suffice."""
-        of_cells = 8 * self.groups + 32 * (self.cells - 1) if self.backward else 16 * self.cells
+        of_groups = 0 if self.groups > 1 and self.item_bytes == 2 else 8 * self.groups
+        of_cells = of_groups + 32 * (self.cells - 1) if self.backward else 16 * self.cells
         more = of_cells + {"Ieee": 40, "Tf32x3": 16}.get(self.product, 0)
         held = 4 * self.held * self.groups * self.pieces + more
         return next((threads for registers, threads in THREADS.items() if held <= registers), 0)
@@ -239,9 +239,9 @@ def cuts(kernel, stored, product, N, H):
     for (blocks, parts), count in product_of(CUTS[kernel], tiles):
         every = (
             Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
-            for kept in dict.fromkeys(("float", stored) if backward else (stored,))
-            for groups in (GROUPS if backward and blocks > PORTABLE else GROUPS[:1])
-            for held in HELD
+            for kept in dict.fromkeys(("float", stored) if ITEM_BYTES[product] == 4 else (stored,))
+            for groups in (HELD if backward and blocks > PORTABLE else (1,))
+            for held in HELD[groups]
         )
         if blocks < PORTABLE or H > 8 * blocks:  # shares of 8 units were never quicker
             yield from islice((cut for cut in every if cut.fits), 1)

@@ -26,6 +26,11 @@ __device__ inline V rounded(P, V v) {
     return v;
 }
 __device__ inline float rounded(Tf32, float v) { return float_from_bits(tf32_from_float(v)); }
+__device__ inline bfloat16 rounded(Bfloat, float v) {
+    bfloat16 row;
+    narrow(v, row);
+    return row;
+}
 
 // Weights
 

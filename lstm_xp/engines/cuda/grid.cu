@@ -22,6 +22,11 @@ namespace grid {
 __device__ inline float16 rounded(Half, float16 h) { return h; }
 __device__ inline bfloat16 rounded(Bfloat, bfloat16 h) { return h; }
 __device__ inline float rounded(Ieee, float v) { return v; }
+__device__ inline bfloat16 rounded(Bfloat, float da) {
+    bfloat16 row;
+    narrow(da, row);
+    return row;
+}
 template <typename P>
 __device__ inline float rounded(P, float v) {
     return float_from_bits(tf32_from_float(v));
@@ -179,7 +184,8 @@ __device__ inline void lose_backward(const Work& work, const Place& place, long 
     all_cells<P>(work, place, [&](unsigned row, unsigned unit) {
         for (long long s = 0; s <= t; ++s)
             for (unsigned j = 0; j < GATES; ++j)
-                work.da[(s * work.N + row) * GATES * work.H + j * work.H + unit] = nan;
+                narrow(
+                    nan, static_cast<typename P::Row*>(work.da)[(s * work.N + row) * GATES * work.H + j * work.H + unit]);
         work.dh[size_t(row) * work.H + unit] = work.dc[size_t(row) * work.H + unit] = nan;
     });
 }
@@ -188,6 +194,7 @@ __device__ inline void lose_backward(const Work& work, const Place& place, long 
 // before it, if there is one, and so does a team at its sums.
 template <typename S, typename P, unsigned TILES>
 __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
+    typedef typename P::Row Row;
     constexpr unsigned WIDE = COLUMNS * MT_OF<P>;
     if (!complete(work, [&](const Place& place) { lose_backward<P>(work, place, work.T - 1); })) return;
     const Place place(work, blockIdx.x);
@@ -196,7 +203,7 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
     const unsigned team = place.slice / GATES, own = place.slice % GATES, units = work.slices / GATES * WIDE;
     const size_t size = size_t(work.N) * H;
     auto message = [&](unsigned number, unsigned row, unsigned gate) {
-        return static_cast<float*>(work.messages) + ((size_t(number % PLACES) * rows + row) * GATES + gate) * pitch;
+        return static_cast<Row*>(work.messages) + ((size_t(number % PLACES) * rows + row) * GATES + gate) * pitch;
     };
     auto sums_of = [&](unsigned number, unsigned row, unsigned unit) {
         return work.sums + ((size_t(number % PLACES) * rows + row) * units + unit) * GATES;
@@ -227,7 +234,7 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
                     outer = work.is_float ? static_cast<const float*>(work.h)[of]
                                           : widen(static_cast<const S*>(work.h)[of]);
             }
-            bool here = true;
+            bool here = true, mine = false;
             if (number > 0) {
                 Sixteen sums = awaited(cell.there);
                 here = heard(work, [&] {
@@ -241,8 +248,11 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
                     if (work.h) dh += outer;
                     backward_cell(dh, gate, 1, prev_c, c, dc, da);
                 }
-                for (unsigned j = 0; j < GATES && cell.told; ++j)
-                    tell(message(number + 1, cell.row, j) + cell.unit, bits(rounded(P(), da[j])));
+                for (unsigned j = 0; j < GATES; ++j) {
+                    unsigned word;
+                    mine = word_of(rounded(P(), da[j]), word) && cell.told;
+                    if (mine) tell(message(number + 1, cell.row, j) + cell.unit, word);
+                }
             }
             // Sums of the block have been read, too.
             if (__syncthreads_or(!here)) return leave(work, [&] { lose_backward<P>(work, place, t); });
@@ -252,12 +262,12 @@ __global__ void __launch_bounds__(LANES* WARPS, 1) backward(Work work) {
             }
             renew(number + 1, [&](unsigned old) {
                 for (unsigned j = 0; j < GATES; ++j) {
-                    if (cell.told) put(message(old, cell.row, j) + cell.unit, MISSING);
+                    if (mine) put(message(old, cell.row, j) + cell.unit, MISSING);
                     if (cell.there) put(sums_of(old, cell.row, cell.unit) + j, MISSING);
                 }
             });
             if (cell.there) {
-                for (unsigned j = 0; j < GATES; ++j) work.da[first + j * H] = da[j];
+                for (unsigned j = 0; j < GATES; ++j) narrow(da[j], static_cast<Row*>(work.da)[first + j * H]);
                 work.dc[at] = dc;
                 if (t > 0)
                     for (unsigned j = 0; j < GATES; ++j) expect(work.gates + first + j * H - GATES * size);

@@ -5,7 +5,7 @@ what it has not computed is NaN, and it leaves a word in the host's memory, whic
 and raises. So no call waits for the device in order to know whether it went well.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -22,7 +22,7 @@ WORDS = (
     "by_row", "by_unit", "is_float",
 )  # fmt: skip
 SIZES = ("N", "H", "slices", "replicas", "chains", "tiles", "pitch")
-WORK = np.dtype([(word, np.int64) for word in WORDS])
+PARAMETERS = f"{len(WORDS)}q"
 
 TROUBLE = {
     1: "a block waited in vain for what others compute. Was the device shared or stopped meanwhile?",
@@ -31,25 +31,17 @@ TROUBLE = {
 
 
 def run(part, chip, Wh, **words):
-    """Launch one pass on the current device and stream; `words` are those of a Work, or arrays."""
-    import cupy as cp
+    """Launch one pass on the current device and stream; `words` are those of a Work, arrays by their addresses."""
+    from cupy.cuda import alloc
 
-    told = cp.empty(part.workspace_bytes, "uint8")  # all bits set: nothing yet
-    told.data.memset_async(0xFF, told.nbytes)
-    messages = told.data.ptr + LINE
-    arrays = {"alarm": told.data.ptr, "messages": messages, "sums": messages + part.message_bytes, "Wh": Wh}
-    by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
-    words |= arrays | {name: getattr(part, name) for name in SIZES}
-    words |= {"Wh_by_row": by_row, "Wh_by_column": by_column, "patience": PATIENCE, "report": _report(_device())[0].ptr}
-    work = np.zeros(1, WORK)
-    for name in WORDS:
-        value = words.get(name)
-        work[name] = value.data.ptr if hasattr(value, "data") else value or 0
-    kernel = kernels.function(FILES, part.expression, cooperative=True)
-    # The most there is, whatever this launch needs: another thread's launch may need more at the same moment.
-    kernel.max_dynamic_shared_size_bytes = chip.shared_bytes
-    _look_for_room(kernel, part, chip)
-    kernel((part.blocks,), (LANES * WARPS,), (work,), shared_mem=part.shared_bytes)
+    launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, _device())
+    told = alloc(workspace_bytes)
+    told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
+    messages = told.ptr + LINE
+    words["alarm"], words["messages"], words["sums"] = told.ptr, messages, messages + message_bytes
+    words["Wh"], words["patience"] = Wh.data.ptr, PATIENCE
+    words["Wh_by_row"], words["Wh_by_column"] = (stride // Wh.itemsize for stride in Wh.strides)
+    launch(words | fixed)
 
 
 def check(name):
@@ -63,8 +55,25 @@ def check(name):
         )
 
 
+@lru_cache(maxsize=256)
+def _settled(part, chip, device_id):
+    """What a launch of a pass takes on a device, which is current: a function of the words, those that are fixed, bytes
+    of the workspace, and those of messages."""
+    kernel = kernels.function(FILES, part.expression, cooperative=True)
+    # The most there is, whatever this launch needs: another thread's launch may need more at the same moment.
+    kernel.max_dynamic_shared_size_bytes = chip.shared_bytes
+    _look_for_room(kernel, part, chip)
+    launch, blocks, shared_bytes = kernels.Launcher(kernel, PARAMETERS, cooperative=True), part.blocks, part.shared_bytes
+    fixed = {name: getattr(part, name) for name in SIZES} | {"report": _report(device_id)[0].ptr}
+
+    def run(words):
+        launch(blocks, LANES * WARPS, *(words.get(word, 0) for word in WORDS), shared_bytes=shared_bytes)
+
+    return run, fixed, part.workspace_bytes, part.message_bytes
+
+
 def _look_for_room(kernel, part, chip):
-    """All blocks have to be on the device at once; of one that is too large, CuPy would launch a part."""
+    """All blocks have to be on the device at once; of one that is too large, the driver would launch none."""
     from cupy_backends.cuda.api import driver
 
     each = driver.occupancyMaxActiveBlocksPerMultiprocessor(kernel.kernel.ptr, LANES * WARPS, part.shared_bytes)

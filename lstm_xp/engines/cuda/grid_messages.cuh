@@ -32,7 +32,8 @@ struct Work {
     long long kept;
     void* h;                // forward: (T, N, H); backward: the gradient of h from outside, or null for zeros
     const void* h0;         // forward
-    float *da, *dh, *dc;    // backward: (T, N, 4H); (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
+    void* da;               // backward: (T, N, 4H), as rows of the product are stored
+    float *dh, *dc;         // backward: (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
     long long by_step, by_row, by_unit, is_float;  // backward: strides of h, and whether it is float whatever S is
 };
 

@@ -1,7 +1,10 @@
 """CUDA sources and the kernels in them, compiled by CuPy at their first use on a device, and kept on disk by it."""
 
+import threading
+from ctypes import addressof, c_size_t, c_void_p, create_string_buffer
 from functools import cache
 from pathlib import Path
+from struct import Struct
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
@@ -29,3 +32,46 @@ def _module(files, expressions, cooperative):
     return cupy.RawModule(
         code=source(*files), options=OPTIONS, name_expressions=expressions, enable_cooperative_groups=cooperative
     )
+
+
+class Launcher:
+    """Launches of one kernel with its arguments as one piece of memory, which the driver takes as well as many.
+
+    CuPy makes an object of each argument at each launch, which takes it longer than all the rest. `parameters` are
+    those of the kernel in terms of `struct`: P an address, q 64 bits, I and i 32 bits. Of a cooperative launch, they
+    are the members of its one parameter.
+    """
+
+    def __init__(self, kernel, parameters, cooperative=False):
+        from cupy.cuda import get_current_stream
+        from cupy_backends.cuda.api import driver
+
+        self.kernel, self._parameters, self._stream = kernel, Struct(parameters), get_current_stream
+        self._launch = driver.launchCooperativeKernel if cooperative else driver.launchKernel
+        self._cooperative = cooperative
+
+    def __call__(self, grid, block, *arguments, shared_bytes=0):
+        """Launch on the current device and stream; `grid` is one number of blocks, or two."""
+        x, y = grid if isinstance(grid, tuple) else (grid, 1)
+        self._parameters.pack_into(_memory.arguments, 0, *arguments)
+        _memory.size.value = self._parameters.size
+        how = (_memory.alone,) if self._cooperative else (0, _memory.all)
+        self._launch(self.kernel.kernel.ptr, x, y, 1, block, 1, 1, shared_bytes, self._stream().ptr, *how)
+
+
+class _Memory(threading.local):
+    """Where a thread puts arguments, and what the driver is given: its `extra`, which says where they are and how many
+    bytes; or an array of parameters, of which there is one."""
+
+    MOST = 512
+    BUFFER_POINTER, BUFFER_SIZE = 1, 2
+
+    def __init__(self):
+        self.arguments, self.size = create_string_buffer(self.MOST), c_size_t()
+        places = addressof(self.arguments), addressof(self.size)
+        self._extra = (c_void_p * 5)(self.BUFFER_POINTER, places[0], self.BUFFER_SIZE, places[1], None)
+        self._parameters = (c_void_p * 1)(places[0])
+        self.all, self.alone = addressof(self._extra), addressof(self._parameters)
+
+
+_memory = _Memory()

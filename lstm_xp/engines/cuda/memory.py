@@ -14,19 +14,22 @@ class working_on:  # a generator would take several times as long
         self.device.__enter__()
 
     def __exit__(self, kind, error, traceback):
-        told = is_full(error) and self._told()
-        self.device.__exit__(kind, error, traceback)
-        if told:
-            raise MemoryError(told) from error
+        try:
+            if is_full(error):
+                raise MemoryError(told(self.device, self.what, self.needed)) from error
+        finally:
+            self.device.__exit__(kind, error, traceback)
 
-    def _told(self):
-        from cupy.cuda import runtime
 
-        free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
-        return (
-            f"{self.what} need {self.needed / 1e9:.2f} GB on cuda:{self.device.id}, where {free} of {total} are free; "
-            f"a smaller batch needs less, or training=False where no gradients are wanted."
-        )
+def told(device, what, needed):
+    """What is said where the memory of the current device does not suffice for so many bytes."""
+    from cupy.cuda import runtime
+
+    free, total = (f"{size / 1e9:.2f} GB" for size in runtime.memGetInfo())
+    return (
+        f"{what} need {needed / 1e9:.2f} GB on cuda:{device.id}, where {free} of {total} are free; "
+        f"a smaller batch needs less, or training=False where no gradients are wanted."
+    )
 
 
 def is_full(error):

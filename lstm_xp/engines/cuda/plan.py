@@ -46,11 +46,11 @@ TILES = (
 
 # dtype -> the type that is stored.
 TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
-# dtype, precision -> the products of the forward and the backward pass. Backward, da is float32: TF32 has its range,
-# and the digits of float16, so that half types lose nothing that they could return.
+# dtype, precision -> the products of the forward and the backward pass. Backward, da of bfloat16 is bfloat16, which has
+# the range; of float16 it is float32: TF32 has its range, and the digits of float16.
 PRODUCTS = {
     ("float16", "ieee"): ("Half", "Tf32"),
-    ("bfloat16", "ieee"): ("Bfloat", "Tf32"),
+    ("bfloat16", "ieee"): ("Bfloat", "Bfloat"),
     ("float32", "ieee"): ("Ieee", "Ieee"),
     ("float32", "tf32"): ("Tf32", "Tf32"),
 }
@@ -203,8 +203,16 @@ def passes(dtype, precision, N, H, clusters=True):
     ]
 
 
-def expressions(clusters=True):
-    """Every kernel that a plan can ask for, by its C++ name."""
+def kernels(clusters=True):
+    """Every kernel of a step that can be asked for: its C++ name -> a pass that does."""
     every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1, clusters)]
-    packing = [*(part.packing for part in every), *(part.packing_rows for part in every if not part.backward)]
-    return tuple(dict.fromkeys(["fill", *packing, *(part.expression for part in every)]))
+    # Gradients from outside are float32, where those of h_n were added to them.
+    every += [part._replace(states="float") for part in every if part.backward]
+    return {part.expression: part for part in every}
+
+
+def expressions(clusters=True):
+    """Their names, and those of the kernels beside them."""
+    every = kernels(clusters)
+    packing = [*(part.packing for part in every.values()), *(p.packing_rows for p in every.values() if not p.backward)]
+    return tuple(dict.fromkeys(["fill", *packing, *every]))

@@ -2,6 +2,7 @@
 //
 //   S  what states are stored as: float16, bfloat16, float, double
 //   W  what is computed with: float for the half types, else S itself
+//   A  what da is stored as: bfloat16 where weights are, else W
 //
 // Arrays of one step are contiguous: states (N, H), gates and their gradients (N, 4H) in the order i, f, o, g. `size` is
 // N * H; 4 * N * H is below 2^31.
@@ -18,10 +19,10 @@ __global__ void cell_forward(W* gates, const W* prev_c, W* c, S* h, unsigned siz
 }
 
 // outer is the gradient of h from outside, of any strides, or null for zeros; dh_next is that from the step after.
-template <typename S, typename W>
+template <typename S, typename W, typename A>
 __global__ void cell_backward(
     const S* outer, long long row_stride, long long unit_stride, const W* dh_next, const W* gates, const W* prev_c,
-    const W* c, W* dc, W* da, unsigned size, unsigned H) {
+    const W* c, W* dc, A* da, unsigned size, unsigned H) {
     unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
     if (place >= size) return;
     unsigned row = place / H;

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from .replay import capturing
+from .replay import capturing, is_captured
 
 # Read by cuBLAS while it is called.
 SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
@@ -16,26 +16,29 @@ DATA_TYPES = {
 }
 
 
+def factor_dtype(weights, computed):
+    """What gradients of pre-activations are stored as, and multiplied: bfloat16 for itself, which has the range of what
+    is computed with; float16 has not."""
+    return weights if weights.name == "bfloat16" else computed
+
+
 class Product:
     """out = A @ B, or with `add` out += A @ B: settled once, to be called with any addresses of A and out.
 
     A (M, K) and B (K, N) are matrices of one dtype and of any strides, out (M, N) is contiguous and of the dtype in
-    which is summed. cuBLAS counts columns first, where this out is the (N, M) matrix B^T @ A^T. Each call goes to the
-    stream that is current then. The handle belongs to this thread and the current device, and so does a Product.
+    which is summed, or, without `add`, of theirs: rounded once. cuBLAS counts columns first, where this out is the
+    (N, M) matrix B^T @ A^T. Each call goes to the stream that is current then. The handle belongs to this thread and
+    the current device, and so does a Product.
     """
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
         (M, K), N = A.shape, B.shape[1]
         cublas, kind, out_kind, zero, one, compute = _settled(A.dtype, out.dtype, precision)
-        with capturing:  # a thread's first one is made
-            handle = _handle_of_cublas()()
-        if compute is None:
-            plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
-            compute = cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
-        A, turn_A, leading_A = _layout(A)
-        B, turn_B, leading_B = _layout(B)
+        handle = _handle()
+        compute = _allowed(compute, handle, cublas)
+        A, turn_A, leading_A = layout(A)
+        B, turn_B, leading_B = layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
-        self._multiply = cublas.gemmEx
         self._before = handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
         self._between = kind, leading_A, one if add else zero
         self._after = out_kind, N, compute, cublas.CUBLAS_GEMM_DEFAULT
@@ -43,12 +46,35 @@ class Product:
     def __call__(self, A=None, out=None):
         A = self.arrays[0].data.ptr if A is None else A
         out = self.arrays[2].data.ptr if out is None else out
-        self._multiply(*self._before, A, *self._between, out, *self._after)
+        _multiply(*self._before, A, *self._between, out, *self._after)
+
+
+def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
+    """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension), sizes M, K, N."""
+    (M, K, N), (A, turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
+    cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
+    handle = _handle()
+    _multiply(
+        handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
+        out, out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT,
+    )  # fmt: skip
 
 
 def multiply(A, B, out, *, add=False, precision="ieee"):
     """A `Product` that is called once."""
     Product(A, B, out, add=add, precision=precision)()
+
+
+def _multiply(*arguments):
+    """gemmEx, to the current stream, which may be captured: what CuPy refuses."""
+    from cupy_backends.cuda.libs import cublas
+
+    if is_captured():
+        from .blas import captured_gemm
+
+        captured_gemm(*arguments)
+    else:
+        cublas.gemmEx(*arguments)
 
 
 @cache
@@ -62,7 +88,7 @@ def _settled(dtype, out_dtype, precision):
     from cupy.cuda import runtime
     from cupy_backends.cuda.libs import cublas
 
-    zero, one = (scalar.ctypes.data for scalar in SCALARS[out_dtype.name])
+    zero, one = (scalar.ctypes.data for scalar in SCALARS["float64" if out_dtype.name == "float64" else "float32"])
     kinds = (getattr(runtime, DATA_TYPES[v.name]) for v in (dtype, out_dtype))
     if out_dtype.name == "float64":
         compute = cublas.CUBLAS_COMPUTE_64F
@@ -73,6 +99,20 @@ def _settled(dtype, out_dtype, precision):
     return cublas, *kinds, zero, one, compute
 
 
+def _allowed(compute, handle, cublas):
+    """The compute type, where `_settled` leaves it to the handle."""
+    if compute is not None:
+        return compute
+    plain = cublas.getMathMode(handle) == cublas.CUBLAS_DEFAULT_MATH
+    return cublas.CUBLAS_COMPUTE_32F if plain else cublas.CUBLAS_COMPUTE_32F_PEDANTIC
+
+
+def _handle():
+    """CuPy's, of this thread and the current device."""
+    with capturing:  # a thread's first one is made
+        return _handle_of_cublas()()
+
+
 @cache
 def _handle_of_cublas():
     from cupy.cuda import device
@@ -80,7 +120,7 @@ def _handle_of_cublas():
     return device.get_cublas_handle
 
 
-def _layout(v):
+def layout(v):
     """A matrix (copied, where cuBLAS cannot read its strides), whether it is read transposed, its leading dimension."""
     (rows, columns), (down, across), size = v.shape, v.strides, v.itemsize
     # The stride along a side of 1 is any number.

@@ -50,7 +50,7 @@ class Runner:
             self._step.max_dynamic_shared_size_bytes = steps.shared_bytes
 
     def pack(self, Wh, h0=None):
-        """Copy the weights, of any strides, and h0 to where and how the kernel reads them."""
+        """Copy the weights, of any strides, and h0, if there is one, to where and how the kernel reads them."""
         steps = self.steps
         by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
         size = steps.weights_bytes // 16
@@ -60,15 +60,16 @@ class Runner:
         if h0 is not None:
             sizes = map(np.uint32, (steps.N, steps.H, steps.chunks, steps.tile.down))
             pack_rows = kernels.function(FILES, steps.packing_rows)
-            pack_rows((-(-h0.size // BLOCK),), (BLOCK,), (h0.data.ptr, *sizes, self.rows.data.ptr))
+            pack_rows((-(-steps.N * steps.H // BLOCK),), (BLOCK,), (h0.ptr, *sizes, self.rows.data.ptr))
 
     def run(self, count, launches, **words):
         """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
         words = [word(words.get(name)) for name in WORDS]
-        chunk = CHUNK if launches >= FEWEST else launches
+        one_by_one = launches < FEWEST or is_captured()
+        chunk = launches if one_by_one else CHUNK
         for first in range(0, launches, chunk):
             self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
-            if launches < FEWEST:
+            if one_by_one:
                 self._launch(range(launches))
             else:
                 self.graph = self.graph or self._captured()
@@ -85,6 +86,30 @@ class Runner:
         with capturing:
             self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
             return captured(lambda: self._launch(range(CHUNK)))
+
+
+class _Here(threading.local):
+    as_captured = False
+
+
+_here = _Here()
+
+
+@contextmanager
+def as_captured():
+    """In it, this thread works as it does in a capture, so that nothing is left to be loaded then."""
+    _here.as_captured = True
+    try:
+        yield
+    finally:
+        _here.as_captured = False
+
+
+def is_captured():
+    """Whether what goes to the current stream is captured, or is to be done as if it were."""
+    from cupy.cuda import get_current_stream
+
+    return _here.as_captured or get_current_stream().is_capturing()
 
 
 def captured(launch):
@@ -129,11 +154,14 @@ _idle, _lock = [], threading.Lock()
 def leased(steps, make=Runner):
     """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
 
-    Where none is kept, one is made. Afterwards it goes on being in use for as long as the device works; whoever gets
+    Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use for as long as the device works; whoever gets
     it next on that stream comes after.
     """
     from cupy import cuda
 
+    if is_captured():
+        yield make(steps)
+        return
     key = cuda.Device().id, threading.get_ident(), cuda.get_current_stream().ptr, steps
     with _lock:
         found = next((entry for entry in reversed(_idle) if entry[0] == key), None)

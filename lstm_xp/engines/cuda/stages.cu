@@ -2,14 +2,14 @@
 //
 //   S  what the caller's arrays are stored as: float16, bfloat16, float, double
 //   R  S, or what is computed with
-//   W  what is computed with: float for the half types, else S itself
+//   A  what is computed with: float for the half types, else S itself; or, for ones, R
 
 // rows (T*N, D) is x (T, N, D), which has any strides; each row of a (T*N, columns) is the bias, or ones where it is
 // null. Either of rows and a may be null, and is left alone then.
-template <typename S, typename R, typename W>
+template <typename S, typename R, typename A>
 __global__ void arrange(
     const S* x, long long by_step, long long by_row, long long by_feature, R* rows, const S* bias, long long by_column,
-    W* a, unsigned N, unsigned D, unsigned columns) {
+    A* a, unsigned N, unsigned D, unsigned columns) {
     unsigned long long row = blockIdx.x;
     const S* from = x + (row / N) * by_step + (row % N) * by_row;
     for (unsigned d = threadIdx.x; rows && d < D; d += blockDim.x) {
@@ -17,5 +17,5 @@ __global__ void arrange(
         else rows[row * D + d] = widen(from[d * by_feature]);
     }
     for (unsigned j = threadIdx.x; a && j < columns; j += blockDim.x)
-        a[row * columns + j] = bias ? W(widen(bias[j * by_column])) : W(1);
+        narrow(bias ? widen(bias[j * by_column]) : 1, a[row * columns + j]);
 }

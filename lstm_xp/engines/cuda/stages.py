@@ -2,7 +2,7 @@
 
 Of a sequence of a usual size, Python takes more time than the device: what can be one launch is one (`stages.cu`), and
 nothing is copied that cuBLAS can read where it lies. It multiplies half types as they are, exactly, and sums in
-float32; beside gradients, which are float32, they are widened.
+float32; beside gradients that are float32, they are widened.
 """
 
 from functools import lru_cache
@@ -15,9 +15,11 @@ from .memory import working_on
 from .products import multiply
 
 FILES = ("stages.cu",)
-# dtype -> the types S and W of the kernel; R is either.
+# dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside
+# da of bfloat16, all three are that.
 TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
-EXPRESSIONS = tuple(dict.fromkeys(f"arrange<{S}, {R}, {W}>" for S, W in TYPES.values() for R in (S, W)))
+VARIANTS = tuple(dict.fromkeys(f"{S}, {R}, {W}" for S, W in TYPES.values() for R in (S, W)))
+EXPRESSIONS = (*(f"arrange<{types}>" for types in VARIANTS), "arrange<bfloat16, bfloat16, bfloat16>")
 BLOCK = 128
 
 
@@ -52,14 +54,15 @@ class Stages:
     def weight_gradients(self, x, h0, h, da):
         import cupy as cp
 
-        (T, N, D), H, wide = x.shape, h.shape[2], da.dtype
-        with working_on(da.device, "gradients of weights", ((D + H + 1) * 4 * H + T * N * (D + H + 1)) * da.itemsize):
-            flat, ones = da.reshape(T * N, 4 * H), cp.empty((1, T * N), wide)
+        (T, N, D), H, factor, wide = x.shape, h.shape[2], da.dtype, np.dtype(_wide(da))
+        needed = (D + H + 1) * (4 * H * wide.itemsize + T * N * factor.itemsize)
+        with working_on(da.device, "gradients of weights", needed):
+            flat, ones = da.reshape(T * N, 4 * H), cp.empty((1, T * N), factor)
             dWx, dWh, db = (cp.empty((rows, 4 * H), wide) for rows in (D, H, 1))
-            multiply(_arranged(x, wide, None, ones).T, flat, dWx, precision=self.precision)
-            multiply(_arranged(h0[None], wide).T, flat[:N], dWh, precision=self.precision)
+            multiply(_arranged(x, factor, None, ones).T, flat, dWx, precision=self.precision)
+            multiply(_arranged(h0[None], factor).T, flat[:N], dWh, precision=self.precision)
             if T > 1:
-                multiply(_arranged(h[:-1], wide).T, flat[N:], dWh, add=True, precision=self.precision)
+                multiply(_arranged(h[:-1], factor).T, flat[N:], dWh, add=True, precision=self.precision)
             multiply(ones, flat, db)  # sums, of which nothing is rounded to TF32
         return dWx, dWh, db[0]
 
@@ -74,7 +77,7 @@ class Stages:
             multiply(x, Wx, gates, add=b is not None, precision=self.precision)
             multiply(h, Wh, gates, add=True, precision=self.precision)
             prev_c = cp.ascontiguousarray(c, wide)
-            cell = pointwise.launcher("cell_forward", dtype_name(h.dtype), N, H)
+            cell = pointwise.launcher("cell_forward", N, H, dtype_name(h.dtype))
             cell(gates.data.ptr, prev_c.data.ptr, next_c.data.ptr, next_h.data.ptr)
             return next_h, next_c.astype(c.dtype, copy=False)
 
@@ -108,7 +111,8 @@ def _arranged(v, dtype, bias=None, a=None):
     rows = v.reshape(T * N, K) if as_it_lies else cp.empty((T * N, K), dtype)
     if as_it_lies and a is None:
         return rows
-    run, sizes = _arrange(dtype_name(v.dtype), dtype_name(rows.dtype), N, K, 0 if a is None else a.size // (T * N))
+    columns, of_a = (0, None) if a is None else (a.size // (T * N), dtype_name(a.dtype))
+    run, sizes = _arrange(dtype_name(v.dtype), dtype_name(rows.dtype), of_a, N, K, columns)
     size = v.itemsize
     by_step, by_row, by_feature = v.strides
     run(
@@ -122,9 +126,10 @@ def _arranged(v, dtype, bias=None, a=None):
 
 
 @lru_cache(maxsize=256)
-def _arrange(stored, of_rows, N, K, columns):
+def _arrange(stored, of_rows, of_a, N, K, columns):
     """The kernel, and the last of its arguments."""
     S, W = TYPES[stored]
     R = S if of_rows == stored else W
-    kernel = kernels.function(FILES, f"arrange<{S}, {R}, {W}>", EXPRESSIONS)
+    A = W if of_a is None else TYPES[of_a][0]
+    kernel = kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS)
     return kernel, tuple(np.uint32(size) for size in (N, K, columns))

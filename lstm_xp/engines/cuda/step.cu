@@ -31,14 +31,15 @@ struct Job {
     float* c;                // (T, N, H), or (N, H) if `kept` is 0
     const float* c0;
     void* h;  // forward: h (T, N, H); backward: the gradient of h from outside, of any strides, or null for zeros
-    long long kept;        // forward: whether every step's c is
-    float *da, *dh, *dc;   // backward: (T, N, 4H); (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
+    long long kept;    // forward: whether every step's c is
+    void* da;          // backward: (T, N, 4H), as rows of the product are stored
+    float *dh, *dc;    // backward: (N, H), dh_n and dc_n on the way in, dh0 and dc0 at the end
     long long by_step, by_row, by_unit;  // backward: strides of h
 };
 
 __global__ void fill(
     Job* job, long long first, long long steps, float* gates, float* c, const float* c0, void* h, long long kept,
-    float* da, float* dh, float* dc, long long by_step, long long by_row, long long by_unit) {
+    void* da, float* dh, float* dc, long long by_step, long long by_row, long long by_unit) {
     *job = Job{first, steps, gates, c, c0, h, kept, da, dh, dc, by_step, by_row, by_unit};
 }
 
@@ -392,7 +393,7 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
     bool last = t == job->steps - 1;
     auto next_rows = reinterpret_cast<typename P::Row*>(rows_of<Block>(rows, offset + 1u, chunks));
     size_t size = size_t(N) * H;
-    float* da = job->da + t * GATES * size;
+    typename P::Row* da = static_cast<typename P::Row*>(job->da) + t * GATES * size;
     const float *gates = job->gates + t * GATES * size, *c = job->c + t * size, *prev_c = t > 0 ? c - size : job->c0;
     const S* outer = static_cast<const S*>(job->h);
     struct Given {
@@ -425,7 +426,7 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
                 job->dh[place] = dh;
                 continue;
             }
-            float new_da[GATES];
+            typename P::Row new_da[GATES];
             backward_cell(dh + v.outer, v.gates, 1, v.prev_c, v.c, v.dc, new_da);
             job->dc[place] = v.dc;
             for (unsigned j = 0; j < GATES; ++j) {

@@ -1,0 +1,261 @@
+"""Whole calls on CuPy arrays, forward and backward: all three stages, for rows of one length.
+
+Of a sequence of a usual size, Python takes longer than the device. So memory is asked for as bytes; arrays are made of
+what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
+launched by addresses. What is computed is what `sequence.py` says, which does it for rows of several lengths.
+"""
+
+import sys
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ...checks import COMPUTE_DTYPE, dtype_name
+from . import kernels, memory, stages
+from .products import factor_dtype, layout, multiply_at
+
+FILES = ("whole.cu",)
+FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
+ROUNDED = tuple(f"rounded<{S}, {W}>" for S, W in stages.TYPES.values() if S != W)
+EXPRESSIONS = (*FACTORS, *ROUNDED)
+BLOCK = 128
+# Gradients of weights are one product of all their factors side by side, up to so many numbers; beyond, their copy
+# would take longer than the calls that it spares.
+MOST = 1 << 24
+# Rows of factors begin at multiples of 16 bytes, as the quickest products ask for.
+PITCH = 8
+# Of states, which kernels read by so many bytes at once.
+ALIGNMENT = 16
+
+
+class Kit(NamedTuple):
+    """What calls on arrays of one dtype are made of: dtypes (the arrays' own, what is computed with, and that of da and of
+    what it is multiplied with), launchers."""
+
+    own: object
+    wide: object
+    factor: object
+    arrange: kernels.Launcher  # to the own dtype
+    widen: kernels.Launcher  # the same, to the wide one
+    factors: kernels.Launcher
+    rounded: kernels.Launcher | None
+
+
+class Whole:
+    """What an engine has whole calls by; it has `name` and `precision`, and its recurrence on the current device, in
+    contiguous memory that is there (each an array's `data`; Wh is an array, of any strides), with sizes T, N, H:
+
+    advance(sizes, gates, c, c0, h, h0, Wh, keep)               forward
+    retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is an address (0: zeros) and strides by
+                                                                step, row and unit, `wide` whether it has the compute
+                                                                dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
+    """
+
+    def sequence(self, x, h0, c0, Wx, Wh, b, reverse, *, keep):
+        (N, T, D), H, kit = x.shape, Wh.shape[0], _kit(x.dtype)
+        own, wide = kit.own.itemsize, kit.wide.itemsize
+        kept = T if keep else 1
+        try:
+            gates = self._inputs(kit, x, Wx, b, reverse)
+            h0, c0 = _state(h0, kit.own, kit, N, H), _state(c0, kit.wide, kit, N, H)
+            h, c = _bytes(T * N * H * own), _bytes(kept * N * H * wide)
+            self.advance((T, N, H), gates, c, c0, h, h0, Wh, keep)
+            h_n, c_n = _bytes(N * H * own), c
+            h_n.copy_from_device_async(h + (T - 1) * N * H * own, N * H * own)
+            if keep or own != wide:
+                c_n = _copied(kit, c + (kept - 1) * N * H * wide, N * H)
+        except Exception as error:
+            self._tell(error, x, "h, c and pre-activations", T * N * ((4 + kept / T) * H * wide + (D + H) * own))
+            raise
+        results = _by_row(h, N, T, H, kit.own, reverse), *(_array((N, H), kit.own, v) for v in (h_n, c_n))
+        return *results, *((_by_row(c, N, T, H, kit.wide), _by_row(gates, N, T, 4 * H, kit.wide)) if keep else (None, None))
+
+    def gradients_suit(self, cache):
+        """Whether `sequence_gradients` takes this cache: of no more than MOST factors, and laid out as `sequence` does."""
+        (N, T, D), H = cache.x.shape, cache.Wh.shape[0]
+        return (
+            T * N * (D + H) <= MOST
+            and _lies(_steps(cache.gates), T, N, 4 * H)
+            and _lies(_steps(cache.c), T, N, H)
+            and cache.c.dtype == cache.gates.dtype == _kit(cache.x.dtype).wide
+        )
+
+    def sequence_gradients(self, dh, dh_n, dc_n, cache, *, need_dx):
+        x, Wx, Wh, c, gates, reverse = cache.x, cache.Wx, cache.Wh, cache.c, cache.gates, cache.reverse
+        (N, T, D), H, kit = x.shape, Wh.shape[0], _kit(x.dtype)
+        wide = kit.wide.itemsize
+        weights, states = (D + H + 1) * 4 * H, N * H
+        try:
+            da = _bytes(T * N * 4 * H * kit.factor.itemsize)
+            # dWx, dWh, db, dh0, dc0
+            found = _bytes((weights + 2 * states) * wide)
+            dh_t, dc_t = (found + (weights + k * states) * wide for k in range(2))
+            if dh_n is dc_n is None:
+                dh_t.memset_async(0, 2 * states * wide)
+            else:
+                for v, out in ((dh_n, dh_t), (dc_n, dc_t)):
+                    _into(out, v, kit, N, H)
+            c0 = _state(cache.c0, kit.wide, kit, N, H)
+            outer = (0, 0, 0, 0) if dh is None else _steps(dh, reverse)
+            same = kit.own is kit.wide
+            self.retreat((T, N, H), outer, same, gates.data, c.data, c0, Wh, da, dh_t, dc_t)
+            self._weight_gradients(kit, cache, da, found)
+            dx = self._product(kit, da, Wx, T * N, 4 * H, D) if need_dx else None
+            if not same:
+                found = _copied(kit, found, weights + 2 * states)
+                if need_dx and kit.own is not kit.factor:
+                    dx = _copied(kit, dx, T * N * D)
+        except Exception as error:
+            self._tell(error, x, "da and gradients", (T * N * (5 * H + 2 * D) + weights) * wide)
+            raise
+        places, shapes = 0, []
+        for shape in ((D, 4 * H), (H, 4 * H), (4 * H,), (N, H), (N, H)):
+            shapes.append(_array(shape, kit.own, found + places * kit.own.itemsize))
+            places += shape[0] * (shape[1] if len(shape) == 2 else 1)
+        dWx, dWh, db, dh0, dc0 = shapes
+        return _by_row(dx, N, T, D, kit.own, reverse) if need_dx else None, dh0, dWx, dWh, db, dc0
+
+    def _inputs(self, kit, x, Wx, b, reverse):
+        """Stage one: the pre-activations (T, N, 4H)."""
+        (N, T, D), columns = x.shape, Wx.shape[1]
+        at, a = _steps(x, reverse), _bytes(T * N * columns * kit.wide.itemsize)
+        rows = x.data if _lies(at, T, N, D) else _bytes(T * N * D * x.itemsize)
+        lies = rows is x.data
+        if not lies or b is not None:
+            bias = (0, 0, 0) if b is None else (b.data.ptr, b.strides[0] // b.itemsize, a.ptr)
+            kit.arrange(T * N, BLOCK, *at, 0 if lies else rows.ptr, *bias, N, D, 0 if b is None else columns)
+        Wx, turned, leading = layout(Wx)
+        multiply_at(
+            kit.own, kit.wide, self.precision, (T * N, D, columns),
+            (at[0] if lies else rows.ptr, 0, D), (Wx.data.ptr, turned, leading), a.ptr, add=b is not None,
+        )  # fmt: skip
+        return a
+
+    def _weight_gradients(self, kit, cache, da, out):
+        """dWx, dWh and db, one below the other."""
+        x, h0, H = cache.x, cache.h0, cache.Wh.shape[0]
+        N, T, D = x.shape
+        count, pitch = D + H + 1, -(-(D + H + 1) // PITCH) * PITCH
+        rows = _bytes(T * N * pitch * kit.factor.itemsize)
+        start = (0, 0, 0) if h0 is None else strided(h0)
+        at = *_steps(x, cache.reverse), *_steps(cache.h, cache.reverse)
+        kit.factors(T * N, BLOCK, *at, *start, rows.ptr, N, D, H, pitch)
+        flat, precision = (da.ptr, 0, 4 * H), self._of_gradients(kit)
+        # Of the sums that are db, nothing is rounded to TF32.
+        together = count - (precision == "tf32" and kit.factor.name == "float32")
+        sizes = together, T * N, 4 * H
+        multiply_at(kit.factor, kit.wide, precision, sizes, (rows.ptr, 1, pitch), flat, out.ptr)
+        if together < count:
+            sizes, ones = (1, T * N, 4 * H), (rows.ptr + together * kit.factor.itemsize, 1, pitch)
+            multiply_at(kit.factor, kit.wide, "ieee", sizes, ones, flat, out.ptr + together * 4 * H * kit.wide.itemsize)
+
+    def _product(self, kit, da, Wx, rows, depth, columns):
+        """da @ Wx.T, of da's dtype."""
+        out = _bytes(rows * columns * kit.factor.itemsize)
+        if kit.own is kit.factor:
+            Wx, turned, leading = layout(Wx)
+            second = Wx.data.ptr, 1 - turned, leading
+        else:
+            wide = _bytes(Wx.size * kit.wide.itemsize)
+            _into(wide, Wx, kit, columns, depth)
+            second = wide.ptr, 1, depth
+        sizes = rows, depth, columns
+        multiply_at(kit.factor, kit.factor, self._of_gradients(kit), sizes, (da.ptr, 0, depth), second, out.ptr)
+        return out
+
+    def _of_gradients(self, kit):
+        """The precision of products backward; those beside half types are as `Problem` says."""
+        return self.precision if kit.own is kit.wide else "tf32"
+
+    def _tell(self, error, x, what, needed):
+        if memory.is_full(error):
+            raise MemoryError(memory.told(x.device, f"{self.name}: {what}", needed)) from error
+
+
+@cache
+def computed_with(dtype):
+    """The compute dtype for arrays of a dtype."""
+    wide = np.dtype(COMPUTE_DTYPE[dtype_name(dtype)])
+    return dtype if dtype == wide else wide
+
+
+@cache
+def _kit(own):
+    (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
+    factor = factor_dtype(own, wide)
+
+    def launcher(files, name, names, parameters):
+        return kernels.Launcher(kernels.function(files, name, names), parameters)
+
+    arrange = [launcher(stages.FILES, f"arrange<{S}, {R}, {W}>", stages.EXPRESSIONS, "PqqqPPqPIII") for R in (S, W)]
+    R = S if factor is own else W
+    factors = launcher(FILES, f"factors<{S}, {R}, {W}>", EXPRESSIONS, "PqqqPqqqPqqPIIII")
+    rounded = None if S == W else launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ")
+    return Kit(own, wide, factor, *arrange, factors, rounded)
+
+
+def strided(v):
+    """Where an array begins, and its strides in items."""
+    return v.data.ptr, *(stride // v.itemsize for stride in v.strides)
+
+
+def _bytes(size):
+    """New memory on the current device."""
+    return sys.modules["cupy"].cuda.alloc(size)
+
+
+def _array(shape, dtype, memory, strides=None):
+    return sys.modules["cupy"].ndarray(shape, dtype, memory, strides)
+
+
+def _by_row(memory, N, T, K, dtype, reverse=False):
+    """Memory of (T, N, K) as an array (N, T, K), backwards if so."""
+    size, step = dtype.itemsize, N * K * dtype.itemsize
+    if reverse:
+        memory, step = memory + (T - 1) * step, -step
+    return _array((N, T, K), dtype, memory, (K * size, step, size))
+
+
+def _steps(v, reverse=False):
+    """Where v (N, T, K) begins, in the order of processing; its strides by step, row and feature, in items."""
+    (by_row, by_step, by_feature), size, start = v.strides, v.itemsize, v.data.ptr
+    if reverse:
+        start, by_step = start + (v.shape[1] - 1) * by_step, -by_step
+    return start, by_step // size, by_row // size, by_feature // size
+
+
+def _lies(at, T, N, K):
+    """Whether what has these strides is a contiguous (T, N, K)."""
+    _, by_step, by_row, by_feature = at
+    return (by_feature == 1 or K == 1) and (by_row == K or N == 1) and (by_step == N * K or T == 1)
+
+
+def _state(v, dtype, kit, N, H):
+    """The memory of a state (N, H), contiguous and of this dtype; zeros for None."""
+    if v is not None and v.flags.c_contiguous and v.dtype == dtype and v.data.ptr % ALIGNMENT == 0:
+        return v.data
+    out = _bytes(N * H * dtype.itemsize)
+    _into(out, v, kit, N, H, dtype)
+    return out
+
+
+def _into(out, v, kit, N, H, dtype=None):
+    """Copy a matrix of the caller's, or zeros for None, to where one of a dtype lies: the wide one, if none is given."""
+    dtype = dtype or kit.wide
+    if v is None:
+        out.memset_async(0, N * H * dtype.itemsize)
+        return
+    copy = kit.arrange if dtype is kit.own else kit.widen
+    start, *by = strided(v)
+    copy(N, BLOCK, start, 0, *by, out.ptr, 0, 0, 0, N, H, 0)
+
+
+def _copied(kit, v, size):
+    """So many wide numbers in the arrays' own dtype, in memory of their own."""
+    out = _bytes(size * kit.own.itemsize)
+    if kit.own is kit.wide:
+        out.copy_from_device_async(v, size * kit.own.itemsize)
+    else:
+        kit.rounded(-(-size // BLOCK), BLOCK, v.ptr, out.ptr, size)
+    return out
