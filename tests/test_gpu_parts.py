@@ -249,3 +249,9 @@ def test_torch_with_its_gates_in_another_order_would_be_seen(monkeypatch):
     monkeypatch.setattr(torch_lstm.Torch, "_ours", lambda self, array: array)
     found = timed.RIVALS.run(RACE | {"mode": "eager"}, HOST)
     assert next(r for r in found if r["what"] == "training")["share_of_limit"] > 1e3
+
+
+def test_only_the_reference_has_no_tf32():
+    for name in engines.candidates("cupy"):
+        reason = correctness.refusal(name, "tf32", (3, 4, 5, 6), Host())
+        assert (reason == "it has IEEE products only") == (name == "array_api"), name
