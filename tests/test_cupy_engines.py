@@ -195,12 +195,12 @@ def test_tf32_is_another_result(cuda_engine, machine):
     assert 1e-6 < difference < 1e-2
 
 
-def whole(cuda_engine, at_once=True):
+def whole(cuda_engine, at_once=True, precision="ieee"):
     """The engine for `lstm_forward` on NumPy's arrays, which become the fake's on the way in; whole calls `at_once`."""
 
     def given(v):
         if isinstance(v, SequenceCache):
-            return v._replace(**{name: given(getattr(v, name)) for name in ("x", "h0", "c0", "Wx", "Wh", "h")})
+            return v._replace(**{name: given(getattr(v, name)) for name in ("x", "h0", "c0", "Wx", "Wh", "h", "c", "gates")})
         return v.view(fake_cupy.Array) if isinstance(v, np.ndarray) else v
 
     def taking(function):
@@ -209,7 +209,7 @@ def whole(cuda_engine, at_once=True):
     names = "forward", "backward", "inputs", "weight_gradients", "product"
     if at_once:
         names += "sequence", "gradients_suit", "sequence_gradients"
-    parts = {name: taking(getattr(cuda_engine.at("ieee"), name)) for name in names}
+    parts = {name: taking(getattr(cuda_engine.at(precision), name)) for name in names}
     return SimpleNamespace(name="fake", refuses=lambda problem: "", declines=lambda problem: "", **parts)
 
 

@@ -19,7 +19,7 @@ from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
-from .cuda.memory import running, working_on
+from .cuda.memory import cuda, running, working_on
 from .cuda.plan import TYPES
 from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
@@ -103,9 +103,7 @@ class Engine(Whole):
         )
 
     def _launches(self, Wh, sizes):
-        from cupy.cuda import Device
-
-        return _launches(dtype_name(Wh.dtype), self.products, *sizes[1:], Device().id)
+        return _launches(dtype_name(Wh.dtype), self.products, *sizes[1:], cuda().Device().id)
 
 
 IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
@@ -123,9 +121,7 @@ def at(precision):
 @lru_cache(maxsize=256)
 def _launches(dtype, products, N, H, device_id):
     """Of both directions, on the device that is current: functions of the kernel's arguments up to T."""
-    from cupy.cuda import Device
-
-    both = plan(dtype, products, N, H, Device(device_id).attributes["MultiProcessorCount"])
+    both = plan(dtype, products, N, H, cuda().Device(device_id).attributes["MultiProcessorCount"])
     return [_launch(cut, device_id) for cut in both]
 
 

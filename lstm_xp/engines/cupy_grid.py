@@ -16,7 +16,7 @@ from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, grid, stages
 from .cuda.grid_plan import Chip, most_units, plan
-from .cuda.memory import running, working_on
+from .cuda.memory import cuda, running, working_on
 from .cuda.plan import LEAST, TYPES
 from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
@@ -119,9 +119,7 @@ def _known(precision):
 
 def _here():
     """What the current device has."""
-    from cupy.cuda import Device
-
-    return _chip(Device().id)[0]
+    return _chip(cuda().Device().id)[0]
 
 
 @cache

@@ -57,7 +57,7 @@ class FixedProduct(Product):
     def __call__(self):
         B, A, out = self._strides
         first_A, _, first_out = (v.data.ptr for v in self.arrays)
-        before, between, after = self._before[1:], self._between, self._after
+        before, between, after = self._before[2:], self._between, self._after
         if self._count == 1:
             _call("cublasGemmEx", _handle(), *before, first_A, *between, first_out, *after)
             return

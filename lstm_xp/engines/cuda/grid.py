@@ -11,6 +11,7 @@ import numpy as np
 
 from . import kernels
 from .grid_plan import LANES, LINE, WARPS
+from .memory import cuda
 
 FILES = ("mma.cuh", "grid_messages.cuh", "grid_product.cuh", "grid.cu")
 PATIENCE = 1 << 22
@@ -32,10 +33,8 @@ TROUBLE = {
 
 def run(part, chip, Wh, **words):
     """Launch one pass on the current device and stream; `words` are those of a Work, arrays by their addresses."""
-    from cupy.cuda import alloc
-
     launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, _device())
-    told = alloc(workspace_bytes)
+    told = cuda().alloc(workspace_bytes)
     told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
     messages = told.ptr + LINE
     words["alarm"], words["messages"], words["sums"] = told.ptr, messages, messages + message_bytes
@@ -96,6 +95,4 @@ def _report(device_id):
 
 
 def _device():
-    from cupy.cuda import Device
-
-    return Device().id
+    return cuda().Device().id

@@ -1,7 +1,14 @@
 """Arrays on a device: where work goes, and what is said when there is no memory for it."""
 
+import sys
+
 # Errors, with their status, of what takes memory beside arrays, whose own is a MemoryError: graphs, modules, cuBLAS.
 FULL = {("CUDARuntimeError", 2), ("CUDADriverError", 2), ("CUBLASError", 3)}
+
+
+def cuda():
+    """CuPy's `cuda`; whoever has CuPy's arrays has imported it. (An `import` takes some microseconds at each call.)"""
+    return sys.modules["cupy"].cuda
 
 
 class working_on:  # a generator would take several times as long

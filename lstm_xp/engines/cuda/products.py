@@ -39,7 +39,7 @@ class Product:
         A, turn_A, leading_A = layout(A)
         B, turn_B, leading_B = layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
-        self._before = handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
+        self._before = cublas, handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
         self._between = kind, leading_A, one if add else zero
         self._after = out_kind, N, compute, cublas.CUBLAS_GEMM_DEFAULT
 
@@ -55,7 +55,7 @@ def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
     cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
     handle = _handle()
     _multiply(
-        handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
+        cublas, handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
         out, out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT,
     )  # fmt: skip
 
@@ -65,10 +65,8 @@ def multiply(A, B, out, *, add=False, precision="ieee"):
     Product(A, B, out, add=add, precision=precision)()
 
 
-def _multiply(*arguments):
+def _multiply(cublas, *arguments):
     """gemmEx, to the current stream, which may be captured: what CuPy refuses."""
-    from cupy_backends.cuda.libs import cublas
-
     if is_captured():
         from .blas import captured_gemm
 

@@ -202,7 +202,7 @@ def strided(v):
 
 def _bytes(size):
     """New memory on the current device."""
-    return sys.modules["cupy"].cuda.alloc(size)
+    return memory.cuda().alloc(size)
 
 
 def _array(shape, dtype, memory, strides=None):

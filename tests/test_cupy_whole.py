@@ -1,0 +1,141 @@
+"""Whole calls on CuPy arrays (`cuda/whole.py`), on the fake device: what callers may hand in."""
+
+import fake_cupy
+import numpy as np
+import pytest
+from on_fake import LIB, forget, machine_of, plain
+from problems import GRADIENTS, backward, compare, forward, random_problem, reference, rounded, run, same_bits
+from test_cupy_engines import whole
+
+from lstm_xp.engines import cupy_cluster, cupy_fused
+from lstm_xp.engines.cuda import whole as calls
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    yield machine_of(monkeypatch)
+    forget()
+
+
+def engine_of(dtype):
+    return whole(cupy_fused if dtype == "float64" else cupy_cluster)
+
+
+def arrays_of(values, dtype):
+    return {name: np.asarray(LIB.asarray(value, dtype)) for name, value in values.items()}
+
+
+def used(machine):
+    return {call[0] for call in machine.calls}
+
+
+def wide(v, times=2):
+    """The same numbers as every second one of a wider array."""
+    out = np.full((*v.shape[:-1], times * v.shape[-1]), np.nan, v.dtype)
+    out[..., ::times] = v
+    return out[..., ::times]
+
+
+LAYOUTS = {
+    "Fortran": np.asfortranarray,
+    "strided": wide,
+    "backwards": lambda v: np.ascontiguousarray(v[::-1])[::-1],
+    "misaligned": lambda v: np.concatenate([v.ravel()[:1], v.ravel()])[1:].reshape(v.shape),
+}
+
+
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_arrays_of_any_strides(machine, layout, reverse, dtype):
+    values = random_problem(H=6)
+    arrays = arrays_of(values, dtype)
+    odd = {name: LAYOUTS[layout](v) for name, v in arrays.items()}
+    results = run(odd, engine=engine_of(dtype), reverse=reverse)
+    assert "factors" in used(machine)
+    compare({name: np.asarray(v) for name, v in results.items()},
+            reference(rounded(values, dtype), reverse=reverse), arrays["x"], 5)  # fmt: skip
+    machine.used()
+
+
+@dtypes
+@pytest.mark.parametrize("missing", [("h0",), ("c0",), ("b",), ("h0", "c0", "b"), ("dh",), ("dh_n",), ("dc_n",),
+                                     ("dh_n", "dc_n"), ("dh", "dc_n")], ids=str)  # fmt: skip
+def test_what_is_not_given_is_zeros(machine, missing, dtype):
+    arrays = arrays_of(random_problem(H=6), dtype)
+    zeros = arrays | {name: np.zeros_like(arrays[name]) for name in missing}
+    found = plain(run({name: v for name, v in arrays.items() if name not in missing}, engine=engine_of(dtype)))
+    expected = plain(run(zeros, engine=engine_of(dtype)))
+    assert all(same_bits(found[name], expected[name]) for name in expected)
+    assert all(np.any(found[name]) for name in GRADIENTS)
+
+
+@dtypes
+def test_one_number_for_all(machine, dtype):
+    """Strides of 0."""
+    arrays = arrays_of(random_problem(H=6), dtype)
+    single = {name: np.broadcast_to(arrays[name].ravel()[:1].reshape((1,) * arrays[name].ndim), arrays[name].shape)
+              for name in ("x", "h0", "c0", "b", "dh", "dh_n")}  # fmt: skip
+    copied = {name: np.array(v) for name, v in single.items()}
+    found, expected = (plain(run(arrays | given, engine=engine_of(dtype))) for given in (single, copied))
+    assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+@dtypes
+@pytest.mark.parametrize("sizes", [{"T": 1}, {"N": 1}, {"N": 1, "T": 1}, {"D": 1, "H": 1}, {"D": 9, "H": 33}], ids=str)
+def test_sizes(machine, sizes, dtype):
+    values = random_problem(**{"H": 6} | sizes)
+    arrays = arrays_of(values, dtype)
+    results = run(arrays, engine=engine_of(dtype))
+    compare({name: np.asarray(v) for name, v in results.items()}, reference(rounded(values, dtype)), arrays["x"], 5)
+    machine.used()
+
+
+@dtypes
+def test_without_dx(machine, dtype):
+    arrays = arrays_of(random_problem(H=6), dtype)
+    _, cache = forward(arrays, engine=engine_of(dtype))
+    some, every = (backward(arrays, cache, need_dx=need_dx) for need_dx in (False, True))
+    assert some.pop("dx") is None
+    assert all(same_bits(np.asarray(v), np.asarray(every[name])) for name, v in some.items())
+
+
+@dtypes
+def test_other_caches_and_larger_problems_go_another_way(machine, monkeypatch, dtype):
+    """By arrays, as rows of several lengths do."""
+    arrays = arrays_of(random_problem(H=6), dtype)
+    _, cache = forward(arrays, engine=engine_of(dtype))
+    expected = plain(backward(arrays, cache))
+    turned = cache._replace(gates=np.asfortranarray(np.asarray(cache.gates)), c=np.asfortranarray(np.asarray(cache.c)))
+    machine.calls.clear()
+    found = [plain(backward(arrays, turned))]
+    monkeypatch.setattr(calls, "MOST", 1)
+    found.append(plain(backward(arrays, cache)))
+    assert "factors" not in used(machine)
+    for results in found:
+        compare(results, {name: np.asarray(v, np.float64) for name, v in expected.items()}, arrays["x"], 5)
+
+
+def test_sums_of_a_bias_are_not_rounded_to_tf32(machine):
+    arrays = arrays_of(random_problem(H=6, T=40), "float32")
+    exact, coarse = (run(arrays, engine=whole(cupy_fused, precision=precision)) for precision in ("ieee", "tf32"))
+    assert not same_bits(np.asarray(exact["dWx"]), np.asarray(coarse["dWx"]))
+    da = [np.asarray(v, np.float64) for v in (exact["db"], coarse["db"])]
+    assert np.max(np.abs(da[0] - da[1])) < 2e-3 * np.max(np.abs(da[0]))
+    kinds = {call[1] for call in machine.calls if call[0] == "gemmEx" and call[3][1] == 1}
+    assert kinds == {fake_cupy.COMPUTE_TYPES["32F"]}
+
+
+def test_too_little_memory(machine):
+    arrays = arrays_of(random_problem(H=6), "float32")
+    for name, v in arrays.items():
+        arrays[name] = v.view(fake_cupy.Array)
+    engine = engine_of("float32")
+    _, cache = forward(arrays, engine=engine)
+    machine.memory = machine.used() + 1000
+    for call in (lambda: forward(arrays, engine=engine), lambda: backward(arrays, cache)):
+        with pytest.raises(MemoryError, match=r"^cupy_cluster: (h, c|da) and .* need 0.00 GB on cuda:0, where .* are free"):
+            call()
