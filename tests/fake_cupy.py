@@ -376,7 +376,7 @@ class Fake:
         self.streams[-1].last = function
 
     def cuLaunchKernelEx(self, config, function, parameters, extra):
-        """A programmatic launch, which waits by itself for the one before: a step of the same pass, and nothing else."""
+        """A programmatic launch, which waits by itself for the one before: of the same kernel, and no other."""
         config = config._obj
         (attribute,) = config.attrs[: config.numAttrs]
         assert (attribute.id, attribute.value.programmaticStreamSerializationAllowed) == (6, 1)
