@@ -1,5 +1,7 @@
 """lstm_xp's engines by name, as they are timed: calls that do not wait for the device."""
 
+from lstm_xp import recorded
+
 from . import comparing
 from .sizes import KINDS
 
@@ -17,3 +19,11 @@ class Engine:
 
     def training(self):
         return comparing.run(self.arrays, **self.options)
+
+    def work(self, what, mode):
+        """`inference` or `training` as a function: eager, or replayed as `recorded` has it."""
+        call = getattr(self, what)
+        if mode == "eager":
+            return call
+        # `recorded` looks for arrays among the arguments.
+        return recorded(lambda arrays: call(), *list(self.arrays.values())[:1])

@@ -81,7 +81,7 @@ def _prove_reference(size, place):
 def refusal(name, kind, size, place):
     """Why an engine cannot run it; "" if it can."""
     engine, (N, T, D, H) = engines.load(name), size
-    if kind == "tf32" and not hasattr(engine, "at"):
+    if kind == "tf32" and engines.load(name, "tf32") is engine:
         return "it has IEEE products only"
     if kind == "bfloat16" and not find_spec("ml_dtypes"):
         return "bfloat16 needs ml_dtypes, which is not installed"

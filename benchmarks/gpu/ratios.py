@@ -8,6 +8,8 @@ WHATS = ("inference", "training")
 TITLE = "torch.nn.LSTM's time over that of the engine: above 1, the engine is faster"
 # Of the engines, the quickest at each shape: what `engine="auto"` takes once that is known.
 BEST = "the best of ours"
+# What the names of calls end with that are replayed from a CUDA graph.
+RECORDED = " recorded"
 
 
 def races(result, what):
@@ -21,14 +23,19 @@ def races(result, what):
 
 
 def ratios(result, what):
-    """(class, engine, kind, opponent) -> [(ratio, size)]; the engine may be `BEST`, the opponents are torch's modes."""
+    """(class, engine, kind, opponent) -> [(ratio, size)]; the engine may be `BEST`, the opponents are torch's modes.
+
+    Calls in a CUDA graph are compared with calls in a CUDA graph, where there are any of ours.
+    """
     found = {}
     for (size, kind), medians in races(result, what).items():
         ours = {name: value for name, value in medians.items() if not name.startswith("torch")}
-        if ours:
-            ours = {BEST: min(ours.values()), **ours}
         for opponent in medians.keys() - ours.keys():
-            for engine, own in ours.items():
+            graph = opponent.endswith("graph") and any(name.endswith(RECORDED) for name in ours)
+            alike = {name: value for name, value in ours.items() if name.endswith(RECORDED) == graph}
+            if alike:
+                alike = {BEST: min(alike.values()), **alike}
+            for engine, own in alike.items():
                 key = sizes.class_of(size), engine, kind, opponent
                 found.setdefault(key, []).append((medians[opponent] / own, size))
     return dict(sorted(found.items(), key=lambda item: item[0][3]))
