@@ -18,6 +18,7 @@ from pathlib import Path
 CAPABILITY, DEVICES, PROCESSORS = (9, 0), 2, 132
 # In CUDA's numbering: compute capability, multiprocessors, shared memory that a block may ask for.
 ATTRIBUTES = {75: CAPABILITY[0], 76: CAPABILITY[1], 16: PROCESSORS, 97: 227 * 1024}
+PTX_VERSION = 5  # CU_FUNC_ATTRIBUTE_PTX_VERSION
 WORD = ctypes.c_ssize_t
 C_TYPES = {
     "int": ctypes.c_int, "intptr_t": WORD, "size_t": ctypes.c_size_t, "unsigned int": ctypes.c_uint,
@@ -112,7 +113,8 @@ RUNTIME = {
     "memset": lambda start, value, size: ctypes.memset(start, value, size) and None,
     "memsetAsync": lambda start, value, size, _: ctypes.memset(start, value, size) and None,
     "deviceSynchronize": MACHINE.wait, "streamSynchronize": MACHINE.wait, "eventSynchronize": MACHINE.wait,
-    "streamWaitEvent": _nothing, "eventRecord": _nothing, "eventDestroy": _nothing, "eventCreateWithFlags": lambda _: MACHINE.new(),
+    "streamWaitEvent": _nothing, "eventRecord": _nothing, "eventDestroy": _nothing,
+    "eventCreateWithFlags": lambda _: MACHINE.new(),
     "eventElapsedTime": lambda *_: 1.0, "streamCreateWithPriority": lambda *_: MACHINE.new(), "streamDestroy": _nothing,
     "streamIsCapturing": lambda stream: int(stream in MACHINE.capturing),
     "streamBeginCapture": lambda stream, *_: MACHINE.capturing.update({stream: []}),
@@ -125,7 +127,8 @@ DRIVER = {
     "moduleLoadData": lambda cubin: MACHINE.new(bytes(cubin), MACHINE.modules), "moduleUnload": _nothing,
     "moduleGetFunction": lambda module, name: MACHINE.function(module, os.fsdecode(name)),
     "launchKernel": MACHINE.launch, "launchCooperativeKernel": MACHINE.launch, "ctxGetCurrent": _one,
-    "funcSetAttribute": _nothing, "funcGetAttribute": _one, "occupancyMaxActiveBlocksPerMultiprocessor": _one,
+    "funcSetAttribute": _nothing, "funcGetAttribute": lambda which, _: 90 if which == PTX_VERSION else 1,
+    "occupancyMaxActiveBlocksPerMultiprocessor": _one,
 }  # fmt: skip
 
 
@@ -222,6 +225,13 @@ def _leave_out_cupys_own_kernels(compiler):
     compiler._compile_using_nvrtc_no_warning = only_ours
 
 
+def _launch_programmatically(config, function, *_):
+    config = config._obj
+    sides = [getattr(config, f"{side}Dim{axis}") for side in ("grid", "block") for axis in "XYZ"]
+    MACHINE.launch(function, *sides, config.sharedMemBytes, config.hStream or 0)
+    return 0
+
+
 def install():
     """From here on, CuPy can be imported."""
     assert "cupy" not in sys.modules, "CuPy was imported before"
@@ -230,6 +240,7 @@ def install():
         _replace(import_module(f"cupy_backends.cuda.api.{name}"), table)
     _leave_out_cupys_own_kernels(import_module("cupy").cuda.compiler)
     _make_cublas()
+    import_module("lstm_xp.engines.cuda.programmatic").loaded = lambda: _launch_programmatically
 
 
 KEPT = []  # alive for as long as C code may call it

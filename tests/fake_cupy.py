@@ -20,7 +20,7 @@ import cluster_emulation
 import numpy as np
 import step_emulation
 
-from lstm_xp.engines.cuda import grid
+from lstm_xp.engines.cuda import grid, programmatic
 
 WORK = np.dtype([(word, np.int64) for word in grid.WORDS])
 GUARD = 64
@@ -115,6 +115,7 @@ class Stream:
 
     def __init__(self, *, non_blocking=False):
         self.ptr, self.captured = id(self) if non_blocking else 0, None
+        self.last = None  # the kernel that was launched last, where nothing else came after
 
     def __enter__(self):
         FAKE.streams.append(self)
@@ -137,6 +138,7 @@ class Stream:
 
     def take(self, work):
         """What goes to this stream."""
+        self.last = None
         work() if self.captured is None else self.captured.append(work)
 
     def begin_capture(self, mode):
@@ -144,7 +146,7 @@ class Stream:
         assert self.ptr, "the default stream cannot capture"
         assert not FAKE.library.threads, "another thread captures"
         FAKE.library.threads.add(threading.get_ident())
-        self.captured = []
+        self.captured, self.last = [], None
 
     def end_capture(self):
         graph, self.captured = Graph(self.captured), None
@@ -204,6 +206,7 @@ class Fake:
         self.stacks = threading.local()
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
         self.library = Library()
+        self.programmatic, self.refused = False, 0  # whether there are such launches; how many of the next ones fail
 
     @property
     def current(self):
@@ -240,6 +243,7 @@ class Fake:
         cuda.alloc_pinned_memory, cuda.alloc = self.alloc_pinned_memory, lambda size: self.empty(size, np.uint8).data
         libs, api = ModuleType("cupy_backends.cuda.libs"), ModuleType("cupy_backends.cuda.api")
         libs.cublas, api.driver = cublas, SimpleNamespace(funcSetAttribute=self.funcSetAttribute)
+        api.driver.check_status = check_status
         api.driver.launchKernel, api.driver.launchCooperativeKernel = self.launchKernel, self.launchCooperativeKernel
         api.driver.occupancyMaxActiveBlocksPerMultiprocessor = self.occupancy
         parents = {name: ModuleType(name) for name in ("cupy_backends", "cupy_backends.cuda")}
@@ -248,6 +252,7 @@ class Fake:
         found["cupy_backends.cuda.libs.cublas"] = cublas
         for name, module in found.items():
             monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(programmatic, "loaded", lambda: self.cuLaunchKernelEx if self.programmatic else None)
 
     # Memory
 
@@ -368,6 +373,22 @@ class Fake:
         kinds = {"q": int, "P": int, "Q": int, "i": np.int32, "I": np.uint32}
         arguments = tuple(kinds[kind](v) for kind, v in zip(kernel.parameters, arguments, strict=True))
         kernel.run((gx, gy) if gy > 1 else (gx,), (bx,), arguments, shared)
+        self.streams[-1].last = function
+
+    def cuLaunchKernelEx(self, config, function, parameters, extra):
+        """A programmatic launch, which waits by itself for the one before: of the same kernel, and no other."""
+        config = config._obj
+        (attribute,) = config.attrs[: config.numAttrs]
+        assert (attribute.id, attribute.value.programmaticStreamSerializationAllowed) == (6, 1)
+        before, stream = FAKE.streams[-1].last, config.hStream or 0
+        assert before == function, "it waits for no launch before, or for one that does not wait for those before it"
+        self.calls.append(("programmatic", self.streams[-1].captured is not None))
+        if self.refused:
+            self.refused -= 1
+            return 801
+        sides = [getattr(config, f"{side}Dim{axis}") for side in ("grid", "block") for axis in "XYZ"]
+        self.launchKernel(function, *sides, config.sharedMemBytes, stream, parameters or 0, extra)
+        return 0
 
     def launchCooperativeKernel(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters):
         """One argument, a structure of 64-bit words."""
@@ -568,7 +589,7 @@ class Library:
                 multiply()
 
             if not self.status:
-                stream.captured.append(launch)
+                stream.take(launch)
         return self.status if stream.captured is not None else 0
 
 
@@ -597,8 +618,14 @@ class Kernel:
 
     @property
     def kernel(self):
+        assert self.run.loaded or FAKE.streams[-1].captured is None, "a kernel cannot be loaded while a stream captures"
         self.run.loaded = True
         return self
+
+    @property
+    def ptx_version(self):
+        """What it is compiled for."""
+        return int(FAKE.current[-1].compute_capability)
 
     def _allow_shared_bytes(self, value):
         assert value <= MOST_SHARED_BYTES
@@ -667,7 +694,7 @@ def _packed(fake, address, *shape):
 
 def _step(fake, types, grid, block, arguments, backward=False):
     job, packed, rows, *sizes = arguments
-    (N, H, offset), (states, product) = map(int, sizes), types[:2]
+    (N, H, offset), (states, product), grid = map(int, sizes), types[:2], (*grid, 1)[:2]
     across, down, high, warps, split = map(int, types[2:])
     seen = dict(zip(JOB, fake.view(job, (len(JOB),), (1,), np.dtype(np.int64)).tolist(), strict=True))
     states, single = dtype_of(NAMES[states]), np.dtype(np.float32)

@@ -95,6 +95,39 @@ def test_steps_read_sixteen_bytes_at_once_and_multiply_on_tensor_cores(nvrtc, ar
             assert wanted is None or found.pop().startswith(wanted), name
 
 
+@pytest.mark.parametrize("architecture", [number for number in ARCHITECTURES if number >= plan.CLUSTERS])
+def test_a_step_reads_nothing_but_weights_before_the_one_before_has_ended(nvrtc, architecture):
+    """Programmatically launched, it may begin while that one still writes, and waits for all of it."""
+    for name, code in code_of(nvrtc, architecture, *STEP[True]).items():
+        assert code.count("griddepcontrol.wait;") == code.count("griddepcontrol.launch_dependents;") == (name in PASSES)
+        # No load is one of data that nobody writes: it would be free to come earlier.
+        assert "ld.global.nc" not in code or name not in PASSES, name
+        if name in PASSES:
+            assert read_before_the_wait(code) == {1}, name
+
+
+def read_before_the_wait(code):
+    """Which parameters of the kernel the addresses come from that it reads there; it writes nothing."""
+    before, comes_from, read = code.partition("griddepcontrol.wait;")[0], {}, set()
+    for line in before.partition("{")[2].splitlines():
+        if not (found := re.match(r"\s*(?:@!?%\w+ )?([a-z][\w.:]*)\s+(.*);", line)):
+            continue
+        operation, operands = found[1], found[2]
+        assert not re.match(r"st\.|red\.|atom\.|call|ret|exit|barrier|bar\.", operation), line
+        if parameter := re.search(r"\[\w+_param_(\d)", operands):
+            sources = {int(parameter[1])}
+        else:
+            target, *others = re.findall(r"%[a-z]+\d+", operands) or [None]
+            sources = set().union(*(comes_from.get(v, set()) for v in others))
+        if operation.startswith("ld.") and not operation.startswith("ld.param"):
+            assert operation.startswith("ld.global"), line
+            address = re.search(r"\[(%\w+)", operands)[1]
+            read |= {number for number in comes_from[address] if number < 3}  # pointers
+        elif target := re.match(r"%\w+", operands):
+            comes_from[target[0]] = comes_from.get(target[0], set()) | sources
+    return read
+
+
 def compiled_clusters(nvrtc, architecture):
     return compiled(nvrtc, f"sm_{architecture}", kernels.source(*cluster_plan.FILES), CLUSTERS[architecture])
 

@@ -1,6 +1,8 @@
 """The engine cupy_step: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
 
 import threading
+from ctypes import sizeof
+from types import SimpleNamespace
 
 import fake_cupy
 import numpy as np
@@ -11,11 +13,12 @@ from on_fake import LIB, agree, forget, machine_of, plain, problem
 from problems import same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
-from lstm_xp import EngineError, engines
+from lstm_xp import EngineError, engines, recording
 from lstm_xp.engines import cupy_step
 from lstm_xp.engines.cuda import plan as plans
-from lstm_xp.engines.cuda import replay
+from lstm_xp.engines.cuda import programmatic, replay
 from lstm_xp.engines.cuda.plan import PRODUCTS, TILES, plan
+from lstm_xp.engines.cuda.programmatic import loaded
 from lstm_xp.testing import limit, relative_error
 
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
@@ -137,6 +140,106 @@ def test_an_initial_state_at_an_odd_address(machine):
     assert shifted.ctypes.data % 16
     found = plain(run_engine(cupy_step, arrays | {"h0": shifted}))
     assert all(same_bits(found[name], expected[name]) for name in expected)
+
+
+# Programmatic launches
+
+STEPS = 40
+
+
+def steps_of(machine, T=STEPS):
+    arrays = arrays_of(LIB, engine_problem(T, 2, 3), "float32")
+    machine.calls.clear()
+    return plain(run_engine(cupy_step, arrays))
+
+
+def test_steps_of_a_graph_are_launched_programmatically_but_for_the_first(machine):
+    """The fake driver refuses such a launch after anything but the same kernel."""
+    expected = steps_of(machine)
+    assert not calls(machine, "programmatic")
+    forget()
+    machine.programmatic = True
+    results = steps_of(machine)
+    # Both graphs, and a capture of two before, to see that it can be done.
+    assert calls(machine, "programmatic") == [("programmatic", True)] * (1 + 31 + 31)
+    assert calls(machine, "captured") == [("captured", 2), ("captured", 32), ("captured", 32)]
+    assert all(same_bits(results[name], expected[name]) for name in expected)
+    steps_of(machine, T=100)
+    steps_of(machine, T=7)
+    assert not calls(machine, "programmatic")
+
+
+@pytest.mark.parametrize("capability", ["80", "89", "90", "100", "120"])
+def test_devices_that_have_programmatic_launches(monkeypatch, capability):
+    machine = machine_of(monkeypatch, capability=capability)
+    machine.programmatic = True
+    steps_of(machine)
+    assert bool(calls(machine, "programmatic")) == (int(capability) >= 90)
+    forget()
+
+
+@pytest.mark.parametrize(("refused", "spoiled", "tried"), [(10**6, 0, 2), (0, 2, 2), (1, 0, 2 + 62), (0, 1, 2 + 62)])
+def test_where_programmatic_launches_fail_there_are_ordinary_ones(machine, recwarn, refused, spoiled, tried):
+    """Whether the launch fails or the capture of it; one that fails once is tried again, as captures are."""
+    expected = steps_of(machine)
+    forget()
+    machine.programmatic, machine.refused, machine.spoiled = True, refused, spoiled
+    results = steps_of(machine)
+    assert len(calls(machine, "programmatic")) == tried
+    assert calls(machine, "captured")[-2:] == [("captured", 32)] * 2
+    assert all(same_bits(results[name], expected[name]) for name in expected)
+    steps_of(machine, T=100)
+    assert not calls(machine, "programmatic")
+    assert not recwarn.list
+
+
+def test_recorded_steps_are_launched_programmatically(machine):
+    machine.programmatic = True
+    arrays = arrays_of(LIB, engine_problem(STEPS, 2, 3), "float32")
+    expected = plain(run_engine(cupy_step, arrays))
+    forget()
+    machine.calls.clear()
+    graph, result = recording._captured(lambda: run_engine(cupy_step, arrays))
+    # STEPS and one more backward, but for the first ones: before the capture, and in it.
+    found = calls(machine, "programmatic")
+    assert found == [("programmatic", True)] + [("programmatic", False)] * 79 + [("programmatic", True)] * 79
+    graph.launch()
+    assert all(same_bits(v, expected[name]) for name, v in plain(result).items())
+
+
+def test_in_a_capture_of_the_callers_own_nothing_is_tried(machine):
+    machine.programmatic = True
+    arrays = arrays_of(LIB, engine_problem(STEPS, 2, 3), "float32")
+    run_engine(cupy_step, {name: v[:5] if v.ndim == 3 else v for name, v in arrays.items()})  # loads the kernels
+    stream = fake_cupy.Stream(non_blocking=True)
+    with stream:
+        stream.begin_capture(fake_cupy.RELAXED)
+        run_engine(cupy_step, arrays)
+        stream.end_capture()
+    assert calls(machine, "captured")
+    assert not calls(machine, "programmatic")
+
+
+def test_the_driver_is_looked_for(machine, monkeypatch):
+    found, versions = SimpleNamespace(cuLaunchKernelEx=SimpleNamespace()), [12030]
+    runtime = SimpleNamespace(driverGetVersion=lambda: versions[0])
+    monkeypatch.setattr("cupy.cuda.runtime", runtime)
+    monkeypatch.setattr(programmatic, "CDLL", lambda name: found)
+    assert loaded.__wrapped__() is found.cuLaunchKernelEx
+    versions[0] = 12020
+    assert loaded.__wrapped__() is None
+    monkeypatch.setattr(programmatic, "CDLL", lambda name: SimpleNamespace())
+    assert loaded.__wrapped__() is None
+
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(programmatic, "CDLL", missing)
+    assert loaded.__wrapped__() is None
+    # As cuda.h has them on 64 bits.
+    config, attribute = programmatic.Config, programmatic.Attribute
+    assert (sizeof(config), config.hStream.offset, config.attrs.offset, config.numAttrs.offset) == (56, 32, 40, 48)
+    assert (sizeof(attribute), attribute.value.offset) == (72, 8)
 
 
 # What is kept

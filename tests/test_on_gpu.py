@@ -11,6 +11,8 @@ from problems import backward, forward, random_problem, run, same_bits
 from lstm_xp import lstm_forward, recorded
 from lstm_xp.checks import Problem
 from lstm_xp.engines import candidates, load
+from lstm_xp.engines.cuda import programmatic, replay
+from lstm_xp.engines.cuda.plan import CLUSTERS, LEAST
 from lstm_xp.testing import assert_close
 
 engines = pytest.mark.parametrize("name", candidates("cupy")[:-1])  # all but the reference
@@ -26,8 +28,17 @@ def gpu(library, name):
     return lib
 
 
-def arrays_of(lib, seed):
-    return {name: lib.asarray(value, "float32") for name, value in random_problem(seed=seed, **SIZES).items()}
+@pytest.fixture
+def gpu_of_steps(library):
+    lib = library("cupy")
+    if int(lib.device.compute_capability) < LEAST:
+        pytest.skip("cupy_step does not run there")
+    return lib
+
+
+def arrays_of(lib, seed, **sizes):
+    values = random_problem(seed=seed, **SIZES | sizes)
+    return {name: lib.asarray(value, "float32") for name, value in values.items()}
 
 
 def on_host(lib, results):
@@ -129,3 +140,27 @@ def test_sums_of_float32_are_ieees(gpu, name):
     arrays = {part: gpu.asarray(value, "float32") for part, value in values.items()}
     exact, coarse = (on_host(gpu, run(arrays, engine=name, precision=kind)) for kind in ("ieee", "tf32"))
     assert 1e-6 < np.max(np.abs(exact["h"] - coarse["h"])) < 1e-2
+
+
+@pytest.mark.parametrize(("N", "H"), [(5, 24), (1, 512), (64, 768)])
+def test_steps_that_begin_early_compute_the_same(gpu_of_steps, monkeypatch, N, H):
+    """Programmatic launches and ordinary ones, bit by bit, with other weights at each call of the same runner."""
+    lib = gpu_of_steps
+    problems = [arrays_of(lib, seed, N=N, H=H) for seed in range(5)]
+
+    def results():
+        replay.forget()
+        found = [run(arrays, engine="cupy_step") for _ in range(2) for arrays in problems]
+        return [on_host(lib, one) for one in found]
+
+    found = results()
+    used = replay._programmatic.copy()
+    monkeypatch.setattr(programmatic, "loaded", lambda: None)
+    expected = results()
+    monkeypatch.undo()
+    replay.forget()
+    print(f"programmatic launches, by device: {used}; driver {lib.xp.cuda.runtime.driverGetVersion()}")
+    for one, other in zip(found, expected, strict=True):
+        assert all(same_bits(one[part], other[part]) for part in other)
+    if int(lib.device.compute_capability) >= CLUSTERS and programmatic.loaded():
+        assert used == {lib.device.id: True}

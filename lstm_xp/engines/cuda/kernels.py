@@ -39,15 +39,15 @@ class Launcher:
 
     CuPy makes an object of each argument at each launch, which takes it longer than all the rest. `parameters` are
     those of the kernel in terms of `struct`: P an address, q 64 bits, I and i 32 bits. Of a cooperative launch, they
-    are the members of its one parameter.
+    are the members of its one parameter. `launch` is called in place of the driver's function for it.
     """
 
-    def __init__(self, kernel, parameters, cooperative=False):
+    def __init__(self, kernel, parameters, cooperative=False, launch=None):
         from cupy.cuda import get_current_stream
         from cupy_backends.cuda.api import driver
 
         self.kernel, self._parameters, self._stream = kernel, Struct(parameters), get_current_stream
-        self._launch = driver.launchCooperativeKernel if cooperative else driver.launchKernel
+        self._launch = launch or (driver.launchCooperativeKernel if cooperative else driver.launchKernel)
         self._cooperative = cooperative
 
     def __call__(self, grid, block, *arguments, shared_bytes=0):

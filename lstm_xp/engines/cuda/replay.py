@@ -4,14 +4,18 @@ A graph of CHUNK launches is captured once, so that neither capture nor graph gr
 the addresses of its job, of the packed weights, and of the rows that steps leave each other. Each replay is preceded by
 a launch that fills in the job: addresses of arrays, and how many steps were done; launches beyond the last step return
 at once.
+
+Where the device and its driver can do that, a step begins while the one before it still runs, and reads weights until
+that is done (`programmatic.py`). The first one in a graph waits for all before it, as any kernel does: the job and the
+packed weights are there for all of them. So does what follows a graph: its last kernel ends after all others, as each
+waits for the end of the one before.
 """
 
 import threading
 from contextlib import contextmanager
 
-import numpy as np
-
-from . import kernels
+from . import kernels, programmatic
+from .plan import CLUSTERS
 
 FILES = "mma.cuh", "cluster.cuh", "step.cu"
 # Launches in a graph; an even number, as two places of rows take turns. With fewer steps than FEWEST, they are launched
@@ -27,6 +31,10 @@ SHARED_BYTES = 48 << 10
 BEYOND = 2**31 - 1
 # Threads of a block that packs weights.
 BLOCK = 256
+# What the kernels take, as `Launcher` says.
+PARAMETERS = {"fill": "PqqPPPPqPPPqqq", "pack": "PqqIIIPI", "pack_rows": "PIIIIP", "step": "PPPIIi"}
+# Devices, by their number, and whether programmatic launches can be captured there: tried once.
+_programmatic = {}
 # For what one thread at a time may do: capture, and what spoils the capture of any other, which is to wait for the
 # whole device, as the making of a handle of cuBLAS does.
 capturing = threading.RLock()
@@ -43,24 +51,27 @@ class Runner:
         self.steps, self.graph = steps, None
         self.job = cp.empty(JOB_BYTES, "uint8")
         self.weights, self.rows = cp.empty(steps.weights_bytes, "uint8"), cp.zeros(steps.rows_bytes, "uint8")
-        self._fill, self._pack, self._step = (
-            kernels.function(FILES, name) for name in ("fill", steps.packing, steps.expression)
-        )
+        self._fill, self._pack = self._launcher("fill", "fill"), self._launcher(steps.packing, "pack")
+        self._pack_rows = None if steps.backward else self._launcher(steps.packing_rows, "pack_rows")
+        self._step = self._launcher(steps.expression, "step")
+        self._next = self._launcher(steps.expression, "step", launch=programmatic.launch)
         if steps.shared_bytes > SHARED_BYTES:
-            self._step.max_dynamic_shared_size_bytes = steps.shared_bytes
+            self._step.kernel.max_dynamic_shared_size_bytes = steps.shared_bytes
+
+    @staticmethod
+    def _launcher(expression, parameters, **options):
+        return kernels.Launcher(kernels.function(FILES, expression), PARAMETERS[parameters], **options)
 
     def pack(self, Wh, h0=None):
         """Copy the weights, of any strides, and h0, if there is one, to where and how the kernel reads them."""
         steps = self.steps
         by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
         size = steps.weights_bytes // 16
-        sizes = map(np.uint32, (steps.H, steps.chunks, steps.tile.across))
-        arguments = Wh.data.ptr, by_row, by_column, *sizes, self.weights.data.ptr, np.uint32(size)
-        self._pack((-(-size // BLOCK),), (BLOCK,), arguments)
+        sizes = steps.H, steps.chunks, steps.tile.across
+        self._pack(-(-size // BLOCK), BLOCK, Wh.data.ptr, by_row, by_column, *sizes, self.weights.data.ptr, size)
         if h0 is not None:
-            sizes = map(np.uint32, (steps.N, steps.H, steps.chunks, steps.tile.down))
-            pack_rows = kernels.function(FILES, steps.packing_rows)
-            pack_rows((-(-steps.N * steps.H // BLOCK),), (BLOCK,), (h0.ptr, *sizes, self.rows.data.ptr))
+            sizes = steps.N, steps.H, steps.chunks, steps.tile.down
+            self._pack_rows(-(-steps.N * steps.H // BLOCK), BLOCK, h0.ptr, *sizes, self.rows.data.ptr)
 
     def run(self, count, launches, **words):
         """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
@@ -68,24 +79,46 @@ class Runner:
         one_by_one = launches < FEWEST or is_captured()
         chunk = launches if one_by_one else CHUNK
         for first in range(0, launches, chunk):
-            self._fill((1,), (1,), (self.job.data.ptr, first, count, *words))
+            self._fill(1, 1, self.job.data.ptr, first, count, *words)
             if one_by_one:
-                self._launch(range(launches))
+                self._launch(range(launches), is_captured() and self._may_be_programmatic())
             else:
                 self.graph = self.graph or self._captured()
                 self.graph.launch()
 
-    def _launch(self, offsets):
-        steps = self.steps
+    def _launch(self, offsets, programmatic=False):
+        steps, launch = self.steps, self._step
         addresses = self.job.data.ptr, self.weights.data.ptr, self.rows.data.ptr
         for offset in offsets:
-            arguments = *addresses, np.uint32(steps.N), np.uint32(steps.H), np.int32(offset)
-            self._step(steps.grid, (steps.block,), arguments, shared_mem=steps.shared_bytes)
+            launch(steps.grid, steps.block, *addresses, steps.N, steps.H, offset, shared_bytes=steps.shared_bytes)
+            launch = self._next if programmatic else self._step
 
     def _captured(self):
         with capturing:
             self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
-            return captured(lambda: self._launch(range(CHUNK)))
+            programmatic = self._may_be_programmatic()
+            return captured(lambda: self._launch(range(CHUNK), programmatic))
+
+    def _may_be_programmatic(self):
+        """Whether steps may, on the current device; ordinary launches are always right."""
+        from cupy.cuda import Device, get_current_stream
+
+        device = Device().id
+        if device not in _programmatic and not get_current_stream().is_capturing():
+            _programmatic[device] = self._can_be_programmatic()
+        return _programmatic.get(device, False)
+
+    def _can_be_programmatic(self):
+        # By what the kernel was compiled for: without a griddepcontrol in it, it would not wait.
+        if self._step.kernel.ptx_version < CLUSTERS or not programmatic.loaded():
+            return False
+        try:
+            with capturing:
+                self._launch([BEYOND])
+                captured(lambda: self._launch([BEYOND] * 2, True))
+        except Exception:
+            return False
+        return True
 
 
 class _Here(threading.local):
@@ -154,8 +187,8 @@ _idle, _lock = [], threading.Lock()
 def leased(steps, make=Runner):
     """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
 
-    Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use for as long as the device works; whoever gets
-    it next on that stream comes after.
+    Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use
+    for as long as the device works; whoever gets it next on that stream comes after.
     """
     from cupy import cuda
 
@@ -181,3 +214,4 @@ def forget():
     """Give back all that is kept."""
     with _lock:
         _idle.clear()
+        _programmatic.clear()

@@ -233,6 +233,10 @@ struct Product {
         this->weights += (size_t(blockIdx.x / SPLIT) * chunks + first) * (MT * 2 * LANES);
         this->rows += (size_t(blockIdx.y * HIGH + warp / WARPS) * chunks + first) * (NT * LANES);
         parts = first < chunks ? ((chunks - 1 - first) / (SPLIT * WARPS) + 1) * Part::PARTS : 0;
+        // A step that is launched programmatically begins while those before it still run: until the last of them has
+        // ended, it may read weights alone. No step writes these, and who does ends before the first step begins. The
+        // job, rows, gates, c and dc are read after, and everything is written after: by then, nobody reads it, either,
+        // as a step ends after the ends of all before it.
         let_next_begin();
 #pragma unroll
         for (unsigned k = 0; k < AHEAD; ++k)
