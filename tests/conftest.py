@@ -21,7 +21,19 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import choice, chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages, whole
+from lstm_xp.engines.cuda import (
+    choice,
+    chunks,
+    cluster_plan,
+    grid,
+    grid_plan,
+    kernels,
+    plan,
+    pointwise,
+    replay,
+    stages,
+    whole,
+)
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
 
 READONLY = "numpy-readonly"

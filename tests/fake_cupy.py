@@ -536,7 +536,7 @@ class Library:
     """cuBLAS itself, as ctypes has it: its handles, by device, have a stream and a workspace."""
 
     def __init__(self):
-        self.handles, self.multiplied, self.status = {}, set(), 0
+        self.handles, self.multiplied, self.loaded, self.status = {}, set(), set(), 0
         self.threads = set()  # that capture
 
     def cublasCreate_v2(self, handle):
@@ -577,10 +577,11 @@ class Library:
         assert used.stream == stream.ptr, "not to the current stream"
         kind = tuple(v for v in arguments if v < 2**31)  # all but addresses
         if stream.captured is None:
-            self.multiplied.add(kind)
+            self.multiplied.add(tuple(arguments))
+            self.loaded.add(kind)
             multiply()
         else:
-            assert kind in self.multiplied, "cuBLAS would load a kernel while a stream captures"
+            assert kind in self.loaded, "cuBLAS would load a kernel while a stream captures"
             assert used.workspace[1] >= 1 << 25, "cuBLAS would allocate memory while a stream captures"
             address, size = used.workspace
 

@@ -27,6 +27,7 @@ ORDER = (
     "timeline",
     "records",
     "engines",
+    "recording",
     "sequence",
     "libraries",
     "testing",

@@ -15,10 +15,10 @@ from on_fake import LIB, agree, forget, machine_of, plain
 from problems import backward, compare, forward, orders, random_problem, reference, rounded, run, same_bits
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
-from lstm_xp.records import SequenceCache
 from lstm_xp import recording
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
 from lstm_xp.engines.cuda import memory
+from lstm_xp.records import SequenceCache
 from lstm_xp.testing import assert_close
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -200,7 +200,8 @@ def whole(cuda_engine, at_once=True, precision="ieee"):
 
     def given(v):
         if isinstance(v, SequenceCache):
-            return v._replace(**{name: given(getattr(v, name)) for name in ("x", "h0", "c0", "Wx", "Wh", "h", "c", "gates")})
+            names = "x", "h0", "c0", "Wx", "Wh", "h", "c", "gates"
+            return v._replace(**{name: given(getattr(v, name)) for name in names})
         return v.view(fake_cupy.Array) if isinstance(v, np.ndarray) else v
 
     def taking(function):
@@ -259,7 +260,7 @@ def test_a_call_that_cannot_be_recorded(machine):
         if fake_cupy.FAKE.streams[-1].is_capturing():
             raise RuntimeError("not while it captures")
 
-    with pytest.raises(RuntimeError, match="^recorded: the call cannot be captured, .*: not while it captures$"):
+    with pytest.raises(RuntimeError, match=r"^recorded: the call cannot be captured, .*: not while it captures$"):
         recording._captured(waits)
     assert not machine.library.threads
 

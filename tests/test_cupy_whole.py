@@ -137,5 +137,5 @@ def test_too_little_memory(machine):
     _, cache = forward(arrays, engine=engine)
     machine.memory = machine.used() + 1000
     for call in (lambda: forward(arrays, engine=engine), lambda: backward(arrays, cache)):
-        with pytest.raises(MemoryError, match=r"^cupy_cluster: (h, c|da) and .* need 0.00 GB on cuda:0, where .* are free"):
+        with pytest.raises(MemoryError, match=r"^cupy_cluster: (h, c|da) and .* need 0.00 GB on cuda:0, where"):
             call()

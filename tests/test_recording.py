@@ -1,4 +1,4 @@
-"""`recorded`: where there is no graph to be had, each call is made anew. On CuPy: test_cupy_engines.py, test_on_gpu.py."""
+"""`recorded`, where there is no graph to be had. On CuPy: test_cupy_engines.py, test_on_gpu.py."""
 
 import numpy as np
 from problems import random_problem

@@ -98,9 +98,7 @@ class Engine(Whole):
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         _, launch = self._launches(Wh, sizes)
         outer, *by = dh
-        launch(
-            *strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0]
-        )
+        launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0])
 
     def _launches(self, Wh, sizes):
         return _launches(dtype_name(Wh.dtype), self.products, *sizes[1:], cuda().Device().id)

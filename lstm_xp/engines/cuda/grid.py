@@ -62,7 +62,8 @@ def _settled(part, chip, device_id):
     # The most there is, whatever this launch needs: another thread's launch may need more at the same moment.
     kernel.max_dynamic_shared_size_bytes = chip.shared_bytes
     _look_for_room(kernel, part, chip)
-    launch, blocks, shared_bytes = kernels.Launcher(kernel, PARAMETERS, cooperative=True), part.blocks, part.shared_bytes
+    launch = kernels.Launcher(kernel, PARAMETERS, cooperative=True)
+    blocks, shared_bytes = part.blocks, part.shared_bytes
     fixed = {name: getattr(part, name) for name in SIZES} | {"report": _report(device_id)[0].ptr}
 
     def run(words):

@@ -50,7 +50,7 @@ class Product:
 
 
 def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
-    """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension), sizes M, K, N."""
+    """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension); M, K, N."""
     (M, K, N), (A, turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
     cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
     handle = _handle()

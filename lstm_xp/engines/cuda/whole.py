@@ -30,8 +30,8 @@ ALIGNMENT = 16
 
 
 class Kit(NamedTuple):
-    """What calls on arrays of one dtype are made of: dtypes (the arrays' own, what is computed with, and that of da and of
-    what it is multiplied with), launchers."""
+    """What calls on arrays of one dtype are made of: dtypes (the arrays' own, what is computed with, and that of da and
+    of what it is multiplied with), launchers."""
 
     own: object
     wide: object
@@ -69,10 +69,12 @@ class Whole:
             self._tell(error, x, "h, c and pre-activations", T * N * ((4 + kept / T) * H * wide + (D + H) * own))
             raise
         results = _by_row(h, N, T, H, kit.own, reverse), *(_array((N, H), kit.own, v) for v in (h_n, c_n))
-        return *results, *((_by_row(c, N, T, H, kit.wide), _by_row(gates, N, T, 4 * H, kit.wide)) if keep else (None, None))
+        if not keep:
+            return *results, None, None
+        return *results, _by_row(c, N, T, H, kit.wide), _by_row(gates, N, T, 4 * H, kit.wide)
 
     def gradients_suit(self, cache):
-        """Whether `sequence_gradients` takes this cache: of no more than MOST factors, and laid out as `sequence` does."""
+        """Whether `sequence_gradients` takes this cache: of no more than MOST factors, laid out as `sequence` does."""
         (N, T, D), H = cache.x.shape, cache.Wh.shape[0]
         return (
             T * N * (D + H) <= MOST
@@ -241,7 +243,7 @@ def _state(v, dtype, kit, N, H):
 
 
 def _into(out, v, kit, N, H, dtype=None):
-    """Copy a matrix of the caller's, or zeros for None, to where one of a dtype lies: the wide one, if none is given."""
+    """Copy a matrix of the caller's, or zeros for None, to where one of a dtype (the wide one) lies."""
     dtype = dtype or kit.wide
     if v is None:
         out.memset_async(0, N * H * dtype.itemsize)
