@@ -324,6 +324,11 @@ def sequence_lengths(function, lengths, x, xp):
         )
     if np.all(values == T):
         return None
+    if array_library(xp) == "cupy" and xp.cuda.get_current_stream().is_capturing():
+        raise ValueError(
+            f"{function}: lengths must be an array of the device in a recorded call; got host integers, which would "
+            f"have to be copied at each replay."
+        )
     return xp.asarray(values.astype(np.int64), device=device(x))
 
 

@@ -1,24 +1,24 @@
 """Calls that are made many times with arrays of the same sizes: recorded once, and replayed by the device alone."""
 
+import sys
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# Pools of what was recorded, for as long as an array lies in one: memory of a pool that is gone is gone, too.
-_pools = []
+# Memory of a pool that is gone is gone, too: pools of objects that are no more, for as long as a result lies in one.
+_left, _lock = [], threading.Lock()
 
 
 class Recorded:
     """A recorded call: `recorded` makes it. Calling it computes `result` from what the arguments hold now."""
 
     def __init__(self, function, arguments, options):
-        self._call = lambda: function(*arguments, **options)
-        self._graph = None
-        arrays = [v for v in (*arguments, *options.values()) if type(v).__module__ == "cupy"]
-        if arrays:
-            self._graph, self.result = _captured(self._call)
-        else:
-            self.result = self._call()
+        self._call, self._graph, self.result = (lambda: function(*arguments, **options)), None, None
+        if _has_cupy((arguments, options)) or _has_cupy(self._call()):
+            self._device, self._pool, self._graph, self._recorded = _captured(self._call)
+            weakref.finalize(self, _leave, self._device, self._pool)
 
     def __call__(self):
         if self._graph is None:
@@ -26,43 +26,61 @@ class Recorded:
         else:
             from cupy.cuda import get_current_stream
 
+            from .engines.cuda import grid
+
+            if grid.device() != self._device:
+                raise ValueError(
+                    f"a call that was recorded on cuda:{self._device} can only be replayed where that device is "
+                    f"current; it is cuda:{grid.device()}. Call it inside of: with cupy.cuda.Device({self._device})."
+                )
+            grid.check("recorded")
             self._graph.launch(get_current_stream())
+            self.result = self._recorded
         return self.result
 
 
 def recorded(function: Callable[..., Any], /, *arguments: Any, **options: Any) -> Recorded:
     """Record a call on CuPy arrays, so that it can be made again without Python's share of it.
 
-    The call is made once, and then captured as a CUDA graph; ``recorded(...)()`` replays it. Of a small problem,
-    Python takes several times as long as the device: that is what is saved.
+    The call is made once, and captured as a CUDA graph; ``recorded(...)()`` replays that. Of a small problem, Python
+    takes several times as long as the device: that is what is saved.
 
     Parameters
     ----------
     function : callable
-        `lstm_forward`, or a function of one's own of `lstm_forward`, `lstm_backward` and operations of CuPy that do not
-        wait for the device. It returns arrays, in whatever.
+        `lstm_forward`, or a function of one's own of `lstm_forward`, `lstm_backward` and operations on CuPy arrays,
+        element by element. It returns arrays, in tuples, lists or dicts if there are several. Arrays that it takes from
+        elsewhere than its arguments have to stay the same objects, alive, and to be written to in place.
     *arguments, **options
-        What it is called with. CuPy arrays among them are read at each replay: write new values into them
-        (``x[...] = ...``). With arrays of another library, nothing is recorded, and each call is made anew.
+        What it is called with. The arrays among them are read at each replay: write new values into them
+        (``x[...] = ...``); all else is as it was when the call was recorded.
 
     Returns
     -------
     Recorded
-        A function of nothing: it returns what `function` does, and has it as ``result``. On CuPy, the arrays are the
-        same ones at every call, and are written over: copy what is to be kept.
+        A function of nothing: it returns what `function` does, and has it as ``result`` (None before the first call).
+        On CuPy, the arrays are the same ones at every call, and are written over: copy what is to be kept. Where no
+        CuPy array is among arguments or results, nothing is recorded, and each call is made anew.
 
     Raises
     ------
-    ValueError, TypeError, EngineError
+    ValueError, TypeError, EngineError, MemoryError
         As the function does.
     RuntimeError
-        If the function waits for the device, or copies from the host (`lengths` as host integers, for example), which a
-        capture does not allow.
+        If the call cannot be captured: it waits for the device, copies from or to the host (such as `lengths` that are
+        host integers), or multiplies matrices by CuPy's own operators, which refuse that; so does the engine
+        'array_api', which runs where no other is known to be right. Or if cuBLAS is not found by itself (on Windows).
 
     Notes
     -----
-    What the call needs beside its arguments is kept until the object is gone. Replays go to the current stream, one
-    after the other: not two of one object at once. Cost of a replay: that of the device.
+    What the call needs beside its arguments is kept until the object is gone; its results stay what they are, then.
+    Replays go to the current stream; not two of one object at once. Cost of a replay: that of the device. Its results
+    may differ from those of an ordinary call in the last digits: 'cupy_fused' launches its steps one by one there, and
+    cuBLAS may choose other kernels.
+
+    References
+    ----------
+    .. [1] NVIDIA, "CUDA C++ Programming Guide", CUDA Graphs.
 
     Examples
     --------
@@ -78,28 +96,51 @@ def recorded(function: Callable[..., Any], /, *arguments: Any, **options: Any) -
     return Recorded(function, arguments, options)
 
 
+def _has_cupy(v):
+    """Whether there is a CuPy array in it."""
+    if isinstance(v, dict):
+        v = tuple(v.values())
+    if isinstance(v, tuple | list):
+        return any(map(_has_cupy, v))
+    return "cupy" in sys.modules and isinstance(v, sys.modules["cupy"].ndarray)
+
+
 def _captured(call):
-    """A graph of a call on the current device, and the call's result, which lies in memory of its own."""
+    """The current device's number, the pool that a call's memory comes from, its graph, and its result."""
     from cupy.cuda import MemoryPool, Stream, get_current_stream, runtime, using_allocator
 
-    from .engines.cuda import blas, replay
+    from .engines.cuda import blas, grid, replay
 
     blas.prepare()
-    _pools[:] = [pool for pool in _pools if pool.used_bytes()]
-    pool, stream, before = MemoryPool(), Stream(non_blocking=True), get_current_stream().record()
-    stream.wait_event(before)
-    with using_allocator(pool.malloc), stream:
+    pool, stream = MemoryPool(), Stream(non_blocking=True)
+    stream.wait_event(get_current_stream().record())
+    with using_allocator(pool.malloc), stream, replay.capturing:
         with replay.as_captured():
             call()  # what is compiled or loaded
         stream.synchronize()
-        with replay.capturing:
-            stream.begin_capture(runtime.streamCaptureModeRelaxed)
-            try:
-                result = call()
-            except Exception as error:
-                with suppress(Exception):  # of a capture that is spoiled
-                    stream.end_capture()
-                raise RuntimeError(f"recorded: the call cannot be captured, for it waits or copies: {error}") from error
-            graph = stream.end_capture()
-    _pools.append(pool)
-    return graph, result
+        held = pool.total_bytes()
+        stream.begin_capture(runtime.streamCaptureModeRelaxed)
+        try:
+            result = call()
+        except Exception as error:
+            with suppress(Exception):  # of a capture that is spoiled
+                stream.end_capture()
+            if isinstance(error, ValueError | TypeError | MemoryError):
+                raise
+            raise RuntimeError(f"recorded: the call cannot be captured: {error}") from error
+        graph = stream.end_capture()
+        if pool.total_bytes() < held:  # where there is none, CuPy gives memory back that launches before may use
+            raise MemoryError("recorded: there was too little memory for what the call needs")
+    return grid.device(), pool, graph, result
+
+
+def _leave(device, pool):
+    """Keep the pool of an object that is gone while it is in use, and no longer."""
+    from cupy.cuda import Device
+
+    with _lock:
+        _left.append((device, pool))
+        for place in list(_left):
+            with Device(place[0]):
+                if not place[1].used_bytes():
+                    _left.remove(place)

@@ -422,5 +422,5 @@ def _saturate_padding(a, timeline, start, xp):
 
 def _chunks(T, N, H, library):
     most = DEVICE_CHUNK if library == "cupy" else CHUNK
-    size = max(1, most // (4 * N * H))
+    size = max(1, most // max(1, 4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]

@@ -3,15 +3,17 @@
 Each scenario prints what happened as JSON.
 """
 
+import gc
 import json
 import os
 import sys
+import threading
 from contextlib import nullcontext
 
 import numpy as np
 from cupy_without_gpu import MACHINE, install
 
-from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, testing
+from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, recording, testing
 from lstm_xp.checks import Problem
 from lstm_xp.engines.cuda import replay
 from lstm_xp.libraries import open_library
@@ -102,12 +104,59 @@ def recordings():
         return h, *lstm_backward(dh, cache)
 
     for engine in engines.candidates("cupy")[:-1]:
-        call, found[engine] = recorded(lambda x, engine=engine: both(engine), x), []
+        call, found[engine] = recorded(both, engine), []
         MACHINE.launches.clear()
         results = call()
         found[engine] += [launch[0] for launch in MACHINE.launches]
         assert all(one is other for one, other in zip(results, call(), strict=True))
-    return {"recordings": found, "waits": MACHINE.waits}
+    # Of a function that returns nothing, and of results that outlive their object.
+    out = cp.zeros((3, 40, 33), cp.float32)
+
+    def write(arrays):
+        out[...] = lstm_forward(arrays["x"], None, Wx, Wh, None, engine="cupy_cluster")[0]
+
+    silent, left = recorded(write, {"x": x}), []
+    for _ in range(3):
+        outliving = recorded(lstm_forward, x, None, Wx, Wh, None, engine="cupy_cluster")
+        kept = outliving()
+        del outliving
+        gc.collect()
+        left.append(len(recording._left))
+    assert silent() is None
+    told = []
+    for wrong in (lambda: recorded(lstm_forward, x, None, Wx, Wh, None, lengths=[1, 2, 3]), on_another_device(silent)):
+        try:
+            wrong()
+        except (ValueError, RuntimeError) as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return {"recordings": found, "waits": MACHINE.waits, "left": left, "told": told, "kept": kept[0].shape}
+
+
+def on_another_device(call):
+    import cupy as cp
+
+    def run():
+        with cp.cuda.Device(1):
+            call()
+
+    return run
+
+
+def fresh_thread():
+    """The first launches of a thread, which has no context before, of memory that the pool has already."""
+    import cupy as cp
+
+    x, Wx, Wh = (cp.ones(shape, cp.float32) for shape in ((3, 40, 5), (5, 132), (33, 132)))
+    done = []
+
+    def work():
+        done.append(lstm_forward(x, None, Wx, Wh, None, engine="cupy_cluster")[0].shape)
+
+    work()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return {"done": done}
 
 
 def streams():

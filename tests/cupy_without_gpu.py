@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,7 +34,7 @@ class Machine:
         self.device, self.last, self.capturing = 0, 100, {}
         self.launches, self.waits, self.wrong, self.products = [], 0, [], []
         self.modules, self.functions, self.launched, self.graphs = {}, {}, set(), {}
-        self.multiplied = set()
+        self.multiplied, self.bound = set(), set()  # threads that have a context
 
     def new(self, kept=None, among=None):
         """The handle of something."""
@@ -55,6 +56,7 @@ class Machine:
 
     def launch(self, function, gx, gy, gz, bx, by, bz, shared, stream, *_):
         name, into = self.functions[function], self.capturing.get(stream)
+        self.rule(threading.get_ident() in self.bound, f"{name} is launched in a thread that has no context")
         self.rule(gx < 2**31 and gy < 2**16 and gz < 2**16 and bx * by * bz <= 1024, f"{name}: grid or block")
         self.rule(into is None or name in self.launched, f"{name} is launched for the first time while captured")
         self.launched.add(name)
@@ -100,6 +102,16 @@ def _nothing(*_):
     return None
 
 
+def _binding(function):
+    """A call of the runtime, after which a thread has a context."""
+
+    def call(*arguments):
+        MACHINE.bound.add(threading.get_ident())
+        return function(*arguments)
+
+    return call
+
+
 def _one(*_):
     return 1
 
@@ -108,7 +120,8 @@ RUNTIME = {
     "getDevice": lambda: MACHINE.device, "setDevice": lambda device: setattr(MACHINE, "device", device),
     "getDeviceCount": lambda: DEVICES, "deviceGetAttribute": lambda which, _: ATTRIBUTES.get(which, 1),
     "getDeviceProperties": _properties, "driverGetVersion": lambda: 13000, "runtimeGetVersion": lambda: 13000,
-    "_ensure_context": _nothing, "malloc": _allocate, "free": libc.free, "memGetInfo": lambda: (2**34, 2**36),
+    "_ensure_context": _binding(_nothing), "malloc": _binding(_allocate), "free": libc.free,
+    "memGetInfo": _binding(lambda: (2**34, 2**36)),
     "hostAlloc": _allocate, "freeHost": libc.free, "memcpy": _copy, "memcpyAsync": _copy,
     "memset": lambda start, value, size: ctypes.memset(start, value, size) and None,
     "memsetAsync": lambda start, value, size, _: ctypes.memset(start, value, size) and None,

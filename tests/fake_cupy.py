@@ -170,6 +170,8 @@ class Pool:
     def used_bytes(self):
         return len(self.held)
 
+    total_bytes = used_bytes
+
 
 @contextmanager
 def using_allocator(malloc):

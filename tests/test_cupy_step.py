@@ -199,7 +199,7 @@ def test_recorded_steps_are_launched_programmatically(machine):
     expected = plain(run_engine(cupy_step, arrays))
     forget()
     machine.calls.clear()
-    graph, result = recording._captured(lambda: run_engine(cupy_step, arrays))
+    _, _, graph, result = recording._captured(lambda: run_engine(cupy_step, arrays))
     # STEPS and one more backward, but for the first ones: before the capture, and in it.
     found = calls(machine, "programmatic")
     assert found == [("programmatic", True)] + [("programmatic", False)] * 79 + [("programmatic", True)] * 79

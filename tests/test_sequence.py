@@ -56,8 +56,10 @@ def test_smallest_sizes(engine, library, sizes):
 
 
 @orders
-def test_no_rows(lib, engine, order):
+@pytest.mark.parametrize("training", [True, False])
+def test_no_rows(lib, engine, order, training):
     arrays = given(lib, random_problem(N=0))
+    order = {**order, "training": training}
     if "lengths" in order:
         order = {**order, "lengths": []}
     for name, result in run(arrays, engine=engine, **order).items():

@@ -19,9 +19,8 @@ from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
-from .cuda.memory import cuda, running, working_on
+from .cuda.memory import cuda
 from .cuda.plan import TYPES
-from .cuda.products import factor_dtype
 from .cuda.refusals import refusal
 from .cuda.whole import Whole, strided
 
@@ -65,31 +64,6 @@ class Engine(Whole):
         # Stages one and three, and single steps of a stream, are others'.
         self.products, self.precision, self.product, self.step = products, others.precision, others.product, others.step
         self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
-
-    def forward(self, a, h0, c0, Wh, *, keep):
-        import cupy as cp
-
-        T, N, H = *a.shape[:2], a.shape[2] // 4
-        kept = T if keep else 1
-        with working_on(a.device, f"{name}: h and c", T * N * H * h0.itemsize + kept * N * H * a.itemsize):
-            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
-            h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
-        return h, c[-1], *((c, gates) if keep else (None, None))
-
-    def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
-        import cupy as cp
-
-        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
-        with working_on(c.device, f"{name}: da", T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize):
-            gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), stored)
-            dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            # float32, where gradients of h_n were added to those of a half type
-            outer, wide = ((0, 0, 0, 0), False) if dh is None else (strided(dh), dh.dtype == c.dtype)
-            memory = (v.data for v in (gates, c, c0))
-            self.retreat((T, N, H), outer, wide, *memory, Wh, da.data, dh_t.data, dc_t.data)
-        return da, dh_t, dc_t
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         launch, _ = self._launches(Wh, sizes)

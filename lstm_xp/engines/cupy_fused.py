@@ -15,10 +15,9 @@ from functools import cache
 
 from ..checks import dtype_name
 from .cuda import choice, chunks, pointwise, stages
-from .cuda.memory import running, working_on
 from .cuda.products import Product, factor_dtype
 from .cuda.refusals import refusal
-from .cuda.whole import Whole, computed_with, strided
+from .cuda.whole import Whole, computed_with
 
 name = "cupy_fused"
 
@@ -58,33 +57,11 @@ class Engine(Whole):
         self.precision, self.product, self.step = others.precision, others.product, others.step
         self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
-    def forward(self, a, h0, c0, Wh, *, keep):
-        import cupy as cp
-
-        T, N, H = *a.shape[:2], a.shape[2] // 4
-        kept = T if keep else 1
-        needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + self._steps(Wh, N, H).bytes_for(T)
-        with working_on(a.device, f"{name}: h and c", needed):
-            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
-            h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
-            self.advance((T, N, H), *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
-        return h, c[-1], *((c, gates) if keep else (None, None))
-
-    def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
-        import cupy as cp
-
-        (T, N, H), stored = c.shape, factor_dtype(Wh.dtype, c.dtype)
-        states = (c if dh is None else dh).dtype  # float32, where gradients of h_n were added to those of half types
-        beside = self._steps(Wh, N, H, states).bytes_for(T) or (0 if Wh.dtype == stored else Wh.size * stored.itemsize)
-        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + beside
-        with working_on(c.device, f"{name}: da", needed):
-            gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
-            da = cp.empty((T, N, 4 * H), stored)
-            dh_t, dc_t = (running(v, c0) for v in (dh_n, dc_n))
-            outer = (0, 0, 0, 0) if dh is None else strided(dh)
-            memory = (v.data for v in (gates, c, c0))
-            self.retreat((T, N, H), outer, states == c.dtype, *memory, Wh, da.data, dh_t.data, dc_t.data)
-        return da, dh_t, dc_t
+    def beside(self, sizes, Wh, outer=None):
+        T, N, H = sizes
+        kept = self._steps(Wh, N, H, outer).bytes_for(T)
+        stored = factor_dtype(Wh.dtype, computed_with(Wh.dtype))
+        return kept or (0 if outer is None or Wh.dtype == stored else Wh.size * stored.itemsize)
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes

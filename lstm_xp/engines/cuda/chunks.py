@@ -120,8 +120,8 @@ class Runner:
                 self.graphs[length] = replay.captured(lambda length=length: self._launch(length))
 
     def run(self, count, **words):
-        """So many steps, backward from the last one; `words` are those of a Chunk, or arrays."""
-        words = [replay.word(words.get(name)) for name in WORDS]
+        """So many steps, backward from the last one; `words` are those of a Chunk."""
+        words = [words.get(name) or 0 for name in WORDS]
         done = 0
         for length in lengths(count):
             first = count - 1 - done if self.steps.backward else done

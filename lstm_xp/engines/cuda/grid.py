@@ -33,7 +33,7 @@ TROUBLE = {
 
 def run(part, chip, Wh, **words):
     """Launch one pass on the current device and stream; `words` are those of a Work, arrays by their addresses."""
-    launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, _device())
+    launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, device())
     told = cuda().alloc(workspace_bytes)
     told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
     messages = told.ptr + LINE
@@ -45,11 +45,11 @@ def run(part, chip, Wh, **words):
 
 def check(name):
     """Raise if an earlier launch on the current device gave up."""
-    _, words = _report(_device())
+    _, words = _report(device())
     trouble, words[0] = int(words[0]), 0
     if trouble:
         raise RuntimeError(
-            f"{name}: an earlier call on cuda:{_device()} was given up, for {TROUBLE[trouble]} What it returned has "
+            f"{name}: an earlier call on cuda:{device()} was given up, for {TROUBLE[trouble]} What it returned has "
             f"NaN where nothing was computed. The device is in order; this call has not begun."
         )
 
@@ -95,5 +95,6 @@ def _report(device_id):
     return memory, words
 
 
-def _device():
+def device():
+    """The number of the current device."""
     return cuda().Device().id

@@ -38,8 +38,8 @@ class Launcher:
     """Launches of one kernel with its arguments as one piece of memory, which the driver takes as well as many.
 
     CuPy makes an object of each argument at each launch, which takes it longer than all the rest. `parameters` are
-    those of the kernel in terms of `struct`: P an address, q 64 bits, I and i 32 bits. Of a cooperative launch, they
-    are the members of its one parameter. `launch` is called in place of the driver's function for it.
+    those of the kernel in terms of `struct`: P an address, q and Q 64 bits, i and I 32 bits. Of a cooperative launch,
+    they are the members of its one parameter. `launch` is called in place of the driver's function for it.
     """
 
     def __init__(self, kernel, parameters, cooperative=False, launch=None):
@@ -53,6 +53,8 @@ class Launcher:
     def __call__(self, grid, block, *arguments, shared_bytes=0):
         """Launch on the current device and stream; `grid` is one number of blocks, or two."""
         x, y = grid if isinstance(grid, tuple) else (grid, 1)
+        if not _memory.bound:
+            _memory.bind()
         self._parameters.pack_into(_memory.arguments, 0, *arguments)
         _memory.size.value = self._parameters.size
         how = (_memory.alone,) if self._cooperative else (0, _memory.all)
@@ -64,6 +66,7 @@ class _Memory(threading.local):
     bytes; or an array of parameters, of which there is one."""
 
     MOST = 512
+    bound = False
     BUFFER_POINTER, BUFFER_SIZE = 1, 2
 
     def __init__(self):
@@ -72,6 +75,13 @@ class _Memory(threading.local):
         self._extra = (c_void_p * 5)(self.BUFFER_POINTER, places[0], self.BUFFER_SIZE, places[1], None)
         self._parameters = (c_void_p * 1)(places[0])
         self.all, self.alone = addressof(self._extra), addressof(self._parameters)
+
+    def bind(self):
+        """The driver asks for a context, which a thread has after its first call of the runtime, not before."""
+        from cupy.cuda import runtime
+
+        runtime.memGetInfo()
+        self.bound = True
 
 
 _memory = _Memory()

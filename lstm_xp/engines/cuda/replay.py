@@ -15,6 +15,7 @@ import threading
 from contextlib import contextmanager
 
 from . import kernels, programmatic
+from .memory import cuda
 from .plan import CLUSTERS
 
 FILES = "mma.cuh", "cluster.cuh", "step.cu"
@@ -25,6 +26,9 @@ CHUNK, FEWEST = 32, 8
 JOB_BYTES = 128
 # Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
 KEPT, KEPT_BYTES = 16, 1 << 29
+# Estimated seconds of a step, up to which it begins while the one before still runs. Of a longer one, what that takes
+# from those that compute is more than the half of a microsecond that is saved: some have several of them on theirs.
+EARLY = 6e-6
 # Shared memory that a block may have without asking.
 SHARED_BYTES = 48 << 10
 # An offset beyond all steps: launches there do nothing.
@@ -74,8 +78,8 @@ class Runner:
             self._pack_rows(-(-steps.N * steps.H // BLOCK), BLOCK, h0.ptr, *sizes, self.rows.data.ptr)
 
     def run(self, count, launches, **words):
-        """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them, or arrays."""
-        words = [word(words.get(name)) for name in WORDS]
+        """So many launches for a job of `count` steps; `words` are those of a Job, as step.cu has them."""
+        words = [words.get(name) or 0 for name in WORDS]
         one_by_one = launches < FEWEST or is_captured()
         chunk = launches if one_by_one else CHUNK
         for first in range(0, launches, chunk):
@@ -86,23 +90,25 @@ class Runner:
                 self.graph = self.graph or self._captured()
                 self.graph.launch()
 
-    def _launch(self, offsets, programmatic=False):
+    def _launch(self, offsets, early=False):
         steps, launch = self.steps, self._step
         addresses = self.job.data.ptr, self.weights.data.ptr, self.rows.data.ptr
         for offset in offsets:
             launch(steps.grid, steps.block, *addresses, steps.N, steps.H, offset, shared_bytes=steps.shared_bytes)
-            launch = self._next if programmatic else self._step
+            launch = self._next if early else self._step
 
     def _captured(self):
         with capturing:
             self._launch([BEYOND])  # loads the kernel: nothing can be loaded while a stream captures
-            programmatic = self._may_be_programmatic()
-            return captured(lambda: self._launch(range(CHUNK), programmatic))
+            early = self._may_be_programmatic()
+            return captured(lambda: self._launch(range(CHUNK), early))
 
     def _may_be_programmatic(self):
-        """Whether steps may, on the current device; ordinary launches are always right."""
+        """Whether steps may, and should, on the current device; ordinary launches are always right."""
         from cupy.cuda import Device, get_current_stream
 
+        if self.steps.seconds(Device().attributes["MultiProcessorCount"]) > EARLY:
+            return False
         device = Device().id
         if device not in _programmatic and not get_current_stream().is_capturing():
             _programmatic[device] = self._can_be_programmatic()
@@ -140,9 +146,7 @@ def as_captured():
 
 def is_captured():
     """Whether what goes to the current stream is captured, or is to be done as if it were."""
-    from cupy.cuda import get_current_stream
-
-    return _here.as_captured or get_current_stream().is_capturing()
+    return _here.as_captured or cuda().get_current_stream().is_capturing()
 
 
 def captured(launch):
@@ -175,11 +179,6 @@ def _captured(launch):
 WORDS = ("gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
 
 
-def word(v):
-    """An array's address, a number, or 0 for None."""
-    return v.data.ptr if hasattr(v, "data") else v or 0
-
-
 _idle, _lock = [], threading.Lock()
 
 
@@ -190,12 +189,10 @@ def leased(steps, make=Runner):
     Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use
     for as long as the device works; whoever gets it next on that stream comes after.
     """
-    from cupy import cuda
-
     if is_captured():
         yield make(steps)
         return
-    key = cuda.Device().id, threading.get_ident(), cuda.get_current_stream().ptr, steps
+    key = cuda().Device().id, threading.get_ident(), cuda().get_current_stream().ptr, steps
     with _lock:
         found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
         if found:

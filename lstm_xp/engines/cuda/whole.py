@@ -43,14 +43,47 @@ class Kit(NamedTuple):
 
 
 class Whole:
-    """What an engine has whole calls by; it has `name` and `precision`, and its recurrence on the current device, in
-    contiguous memory that is there (each an array's `data`; Wh is an array, of any strides), with sizes T, N, H:
+    """What engines for CuPy are made of: forward and backward of arrays, and whole calls. One has `name`, `precision`,
+    and its recurrence on the current device, in contiguous memory that is there (each an array's `data`; Wh is an
+    array, of any strides), with sizes T, N, H:
 
     advance(sizes, gates, c, c0, h, h0, Wh, keep)               forward
     retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is an address (0: zeros) and strides by
                                                                 step, row and unit, `wide` whether it has the compute
                                                                 dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
+
+    def beside(self, sizes, Wh, outer=None):
+        """Bytes that the recurrence needs beside what it returns; `outer` is the dtype of dh, backward."""
+        return 0
+
+    def forward(self, a, h0, c0, Wh, *, keep):
+        import cupy as cp
+
+        T, N, H = sizes = *a.shape[:2], a.shape[2] // 4
+        kept = T if keep else 1
+        needed = T * N * H * h0.itemsize + kept * N * H * a.itemsize + self.beside(sizes, Wh)
+        with memory.working_on(a.device, f"{self.name}: h and c", needed):
+            gates, h0, c0 = (cp.ascontiguousarray(v) for v in (a, h0, c0))
+            h, c = cp.empty((T, N, H), h0.dtype), cp.empty((kept, N, H), a.dtype)
+            self.advance(sizes, *(v.data for v in (gates, c, c0, h, h0)), Wh, keep)
+        return h, c[-1], *((c, gates) if keep else (None, None))
+
+    def backward(self, dh, dh_n, dc_n, gates, c, c0, Wh):
+        import cupy as cp
+
+        T, N, H = sizes = c.shape
+        # float32, where gradients of h_n were added to those of a half type
+        states, stored = (c if dh is None else dh).dtype, factor_dtype(Wh.dtype, c.dtype)
+        needed = T * N * 4 * H * stored.itemsize + 2 * N * H * c.itemsize + self.beside(sizes, Wh, states)
+        with memory.working_on(c.device, f"{self.name}: da", needed):
+            gates, c, c0 = (cp.ascontiguousarray(v) for v in (gates, c, c0))
+            da = cp.empty((T, N, 4 * H), stored)
+            dh_t, dc_t = (memory.running(v, c0) for v in (dh_n, dc_n))
+            outer = (0, 0, 0, 0) if dh is None else strided(dh)
+            places = (v.data for v in (gates, c, c0))
+            self.retreat(sizes, outer, states == c.dtype, *places, Wh, da.data, dh_t.data, dc_t.data)
+        return da, dh_t, dc_t
 
     def sequence(self, x, h0, c0, Wx, Wh, b, reverse, *, keep):
         (N, T, D), H, kit = x.shape, Wh.shape[0], _kit(x.dtype)
@@ -122,8 +155,8 @@ class Whole:
         """Stage one: the pre-activations (T, N, 4H)."""
         (N, T, D), columns = x.shape, Wx.shape[1]
         at, a = _steps(x, reverse), _bytes(T * N * columns * kit.wide.itemsize)
-        rows = x.data if _lies(at, T, N, D) else _bytes(T * N * D * x.itemsize)
-        lies = rows is x.data
+        lies = _lies(at, T, N, D)
+        rows = x.data if lies else _bytes(T * N * D * x.itemsize)
         if not lies or b is not None:
             bias = (0, 0, 0) if b is None else (b.data.ptr, b.strides[0] // b.itemsize, a.ptr)
             kit.arrange(T * N, BLOCK, *at, 0 if lies else rows.ptr, *bias, N, D, 0 if b is None else columns)
