@@ -250,7 +250,9 @@ def lstm_backward(
 
     Notes
     -----
-    Cost: 16 N T H (D + H) flop. Sums are formed in float32 for float16 and bfloat16.
+    Cost: 16 N T H (D + H) flop. Sums are formed in float32 for float16 and bfloat16. CuPy's own engines round da of
+    bfloat16 to that type before it is multiplied. Theirs are views of one piece of memory (all but dx), which is free
+    when none of them is needed any more.
 
     References
     ----------

@@ -2,7 +2,7 @@
 
 The kernels are in `cuda/cluster.cu`, what their blocks say to each other in `cuda/cluster.cuh`; `cuda/cluster_plan.py`
 says how units and rows are shared. Each cluster has rows of its own, so that clusters never wait for each other: it
-does not matter how many of them run at once. All that is allocated is what is returned.
+does not matter how many of them run at once. Between calls, nothing is kept.
 
 On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 and 2.6 at 512 with TF32, forward and
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
