@@ -99,6 +99,18 @@ def test_streams_and_threads_at_once(gpu, name):
 
 
 @engines
+def test_the_first_call_of_a_thread(gpu, name):
+    """It has no context, and all the memory that it wants is there already."""
+    arrays, found = arrays_of(gpu, 0), []
+    expected = on_host(gpu, run(arrays, engine=name))
+    thread = Thread(target=lambda: found.append(run(arrays, engine=name)))
+    thread.start()
+    thread.join()
+    (results,) = found
+    assert all(same_bits(value, expected[part]) for part, value in on_host(gpu, results).items())
+
+
+@engines
 def test_too_little_memory_is_said_and_nothing_leaks(gpu, name):
     xp, arrays = gpu.xp, arrays_of(gpu, 0)
     expected = on_host(gpu, run(arrays, engine=name))

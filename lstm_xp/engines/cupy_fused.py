@@ -1,10 +1,10 @@
 """CuPy: per step one product by cuBLAS, and one kernel for all the rest; many steps are replayed from CUDA graphs.
 
 Few steps are launched one by one: each product is added straight to the pre-activations, and the kernels
-(`cuda/pointwise.cu`) write the gates over these. Then the recurrence allocates nothing but what is returned; the one exception is
-Wh in float32, for the backward pass of float16. Graphs (`cuda/chunks.py`) and their memory are kept between calls;
-that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current stream, in
-order, and nothing waits for the device, but for the making of one handle of cuBLAS.
+(`cuda/pointwise.cu`) write the gates over these. Then the recurrence allocates nothing but what is returned; the one
+exception is Wh in float32, for the backward pass of float16. Graphs (`cuda/chunks.py`) and their memory are kept
+between calls; that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current
+stream, in order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
 Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
 float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
