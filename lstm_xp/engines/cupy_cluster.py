@@ -60,9 +60,9 @@ class Engine(Whole):
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
 
-    def __init__(self, products, others):
-        # Stages one and three, and single steps of a stream, are others'.
-        self.products, self.precision, self.product, self.step = products, others.precision, others.product, others.step
+    def __init__(self, precision, others):
+        # Stages one and three, and single steps of a stream, are others'; beside 'tf32x3' they are IEEE's.
+        self.precision, self.product, self.step = precision, others.product, others.step
         self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
@@ -75,7 +75,7 @@ class Engine(Whole):
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0])
 
     def _launches(self, Wh, sizes):
-        return _launches(dtype_name(Wh.dtype), self.products, *sizes[1:], cuda().Device().id)
+        return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], cuda().Device().id)
 
 
 IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
@@ -91,9 +91,9 @@ def at(precision):
 
 
 @lru_cache(maxsize=256)
-def _launches(dtype, products, N, H, device_id):
+def _launches(dtype, precision, N, H, device_id):
     """Of both directions, on the device that is current: functions of the kernel's arguments up to T."""
-    both = plan(dtype, products, N, H, cuda().Device(device_id).attributes["MultiProcessorCount"])
+    both = plan(dtype, precision, N, H, cuda().Device(device_id).attributes["MultiProcessorCount"])
     return [_launch(cut, device_id) for cut in both]
 
 
