@@ -1,4 +1,4 @@
-"""Whole calls on CuPy arrays, forward and backward: all three stages, for rows of one length.
+"""What the engines for CuPy are made of; above all whole calls, all three stages, for rows of one length.
 
 Of a sequence of a usual size, Python takes longer than the device. So memory is asked for as bytes; arrays are made of
 what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
@@ -144,11 +144,11 @@ class Whole:
         except Exception as error:
             self._tell(error, x, "da and gradients", (T * N * (5 * H + 2 * D) + weights) * wide)
             raise
-        places, shapes = 0, []
+        gradients = []
         for shape in ((D, 4 * H), (H, 4 * H), (4 * H,), (N, H), (N, H)):
-            shapes.append(_array(shape, kit.own, found + places * kit.own.itemsize))
-            places += shape[0] * (shape[1] if len(shape) == 2 else 1)
-        dWx, dWh, db, dh0, dc0 = shapes
+            gradients.append(_array(shape, kit.own, found))
+            found += gradients[-1].nbytes
+        dWx, dWh, db, dh0, dc0 = gradients
         return _by_row(dx, N, T, D, kit.own, reverse) if need_dx else None, dh0, dWx, dWh, db, dc0
 
     def _inputs(self, kit, x, Wx, b, reverse):
