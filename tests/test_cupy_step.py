@@ -169,6 +169,26 @@ def test_steps_of_a_graph_are_launched_programmatically_but_for_the_first(machin
     assert not calls(machine, "programmatic")
 
 
+def test_long_steps_do_not_begin_early(machine, monkeypatch):
+    machine.programmatic = True
+    monkeypatch.setattr(replay, "EARLY", dict.fromkeys(replay.EARLY, 0))
+    run_engine(cupy_step, arrays_of(LIB, engine_problem(40, 3, 8), "float32"))
+    assert not calls(machine, "programmatic")
+
+
+def test_which_steps_are_long():
+    """Those of few rows and units are not; on FMA units, where it was seen to be slower, 64 rows of 512 units are."""
+    early = {
+        (precision, N, H): plan("float32", precision, N, H, 132).forward.seconds(132)
+        <= replay.EARLY[plan("float32", precision, N, H, 132).forward.product]
+        for precision in ("ieee", "tf32")
+        for N, H in ((8, 512), (64, 512), (64, 1024))
+    }
+    assert [size for size, begins in early.items() if not begins] == [
+        ("ieee", 64, 512), ("ieee", 64, 1024), ("tf32", 64, 1024),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("capability", ["80", "89", "90", "100", "120"])
 def test_devices_that_have_programmatic_launches(monkeypatch, capability):
     machine = machine_of(monkeypatch, capability=capability)

@@ -5,7 +5,7 @@ from time import sleep
 import numpy as np
 import pytest
 
-from benchmarks.gpu import comparing, correctness, timed, timing, verdict
+from benchmarks.gpu import comparing, contenders, correctness, timed, timing, verdict
 from benchmarks.gpu.places import Host
 from benchmarks.reference import WrongNumbers
 from benchmarks.runner import statistics
@@ -255,3 +255,13 @@ def test_only_the_reference_has_no_tf32():
     for name in engines.candidates("cupy"):
         reason = correctness.refusal(name, "tf32", (3, 4, 5, 6), Host())
         assert (reason == "it has IEEE products only") == (name == "array_api"), name
+
+
+def test_recorded_calls_are_the_same_work():
+    size = (3, 6, 5, 7)
+    arrays = {name: np.asarray(value) for name, value in comparing.draw(size, "float64").items()}
+    contender = contenders.Engine("array_api", arrays, "float64")
+    for what in timed.WHATS:
+        eager, again = (contender.work(what, mode)() for mode in ("eager", "recorded"))
+        assert eager.keys() == again.keys()
+        assert all(np.array_equal(eager[name], again[name]) for name in eager)

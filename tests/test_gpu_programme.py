@@ -317,13 +317,14 @@ def test_bad_arguments_give_one_line(arguments, message, capsys):
 # The report, from a record that is made up
 
 
+def timed_record(part, size, kind, contender, what, microseconds, share=0.5):
+    T = size[1]
+    return {"part": part, "size": list(size), "kind": kind, "contender": contender, "what": what,
+            "median_s": microseconds * T / 1e6, "us_per_step": microseconds, "share_of_limit": share}  # fmt: skip
+
+
 def made_up():
     """A result that nobody measured. Figures are chosen to be recognised."""
-
-    def timed_record(part, size, kind, contender, what, microseconds, share=0.5):
-        T = size[1]
-        return {"part": part, "size": list(size), "kind": kind, "contender": contender, "what": what,
-                "median_s": microseconds * T / 1e6, "us_per_step": microseconds, "share_of_limit": share}  # fmt: skip
 
     small, large = (64, 256, 64, 64), (64, 128, 512, 512)
     found = [
@@ -382,6 +383,20 @@ def test_the_report_has_the_figures():
     assert found[-2:] == ["1.06 / 0.75 (2)", "64,128,512,512"]
     assert each["made_up", "tf32", "torch eager"][-2] == "1.00 / 0.50 (2)"
     assert verdict.exit_status(made_up()) == 1
+
+
+def test_calls_in_a_graph_are_compared_with_each_other():
+    result = made_up()
+    result["records"] += [timed_record("engines", (64, 256, 64, 64), "tf32", "made_up recorded", "inference", 1.5)]
+    best, each = (
+        {tuple(row[:3]): row[3] for row in make(result, "inference").rows} for make in (ratios.best, ratios.classes)
+    )
+    assert best[ratios.BEST, "tf32", "torch graph"] == "2.00 / 2.00 (1)"
+    assert best[ratios.BEST, "tf32", "torch eager"] == "4.00 / 4.00 (1)"
+    assert each["made_up recorded", "tf32", "torch graph"] == "2.00 / 2.00 (1)"
+    assert ("made_up recorded", "tf32", "torch eager") not in each
+    # Where none of ours was recorded, as they were called.
+    assert each["made_up", "tf32", "torch graph"] == "-"
 
 
 def test_the_plot_is_drawn(tmp_path):

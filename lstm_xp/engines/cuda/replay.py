@@ -26,9 +26,10 @@ CHUNK, FEWEST = 32, 8
 JOB_BYTES = 128
 # Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
 KEPT, KEPT_BYTES = 16, 1 << 29
-# Estimated seconds of a step, up to which it begins while the one before still runs. Of a longer one, what that takes
-# from those that compute is more than the half of a microsecond that is saved: some have several of them on theirs.
-EARLY = 6e-6
+# By product: estimated seconds of a step, up to which it begins while the one before still runs. Blocks that begin
+# early lie on the multiprocessors as there is room, several on one: a longer step loses more by that than it saves,
+# which is half a microsecond; most of all on FMA units.
+EARLY = {"Half": 6e-6, "Bfloat": 6e-6, "Tf32": 6e-6, "Ieee": 4e-6}
 # Shared memory that a block may have without asking.
 SHARED_BYTES = 48 << 10
 # An offset beyond all steps: launches there do nothing.
@@ -107,7 +108,7 @@ class Runner:
         """Whether steps may, and should, on the current device; ordinary launches are always right."""
         from cupy.cuda import Device, get_current_stream
 
-        if self.steps.seconds(Device().attributes["MultiProcessorCount"]) > EARLY:
+        if self.steps.seconds(Device().attributes["MultiProcessorCount"]) > EARLY[self.steps.product]:
             return False
         device = Device().id
         if device not in _programmatic and not get_current_stream().is_capturing():
