@@ -13,7 +13,7 @@ import sys
 import threading
 import weakref
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from types import ModuleType, SimpleNamespace
 
 import cluster_emulation
@@ -193,6 +193,17 @@ class Graph:
             launch()
 
 
+def locked(method):
+    """By one thread at a time."""
+
+    @wraps(method)
+    def run(self, *arguments):
+        with self.lock:
+            return method(self, *arguments)
+
+    return run
+
+
 class Fake:
     """The machine: devices, memory, and what was called."""
 
@@ -205,7 +216,7 @@ class Fake:
         self.seed = 0  # of the order in which threads of a launch run whose blocks meet
         self.name, self.room = "NVIDIA Test", 1  # for blocks of a cooperative launch, on each processor
         self.devices = [Device(id, capability, processors) for id in range(devices)]
-        self.stacks = threading.local()
+        self.stacks, self.lock = threading.local(), threading.RLock()  # of what is known of memory
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
         self.library = Library()
         self.programmatic, self.refused = False, 0  # whether there are such launches; how many of the next ones fail
@@ -258,6 +269,7 @@ class Fake:
 
     # Memory
 
+    @locked
     def empty(self, shape, dtype):
         dtype = dtype if isinstance(dtype, np.dtype) else dtype_of(dtype)
         shape = (shape,) if isinstance(shape, int) else shape
@@ -302,6 +314,7 @@ class Fake:
         dtype = v.dtype if dtype is None else dtype_of(dtype) if isinstance(dtype, str) else dtype
         return v if v.flags.c_contiguous and v.dtype == dtype else self.array(v, dtype)
 
+    @locked
     def used(self):
         """Bytes that are alive; guards must not have been written to."""
         self.extents = {start: extent for start, extent in list(self.extents.items()) if extent[1]() is not None}
@@ -311,6 +324,7 @@ class Fake:
                 assert np.all(memory[-GUARD:] == 0xFF), "written behind an array"
         return sum(stop - start for start, (stop, _) in self.extents.items())
 
+    @locked
     def address(self, array):
         """Where an array begins; memory that NumPy made is known from here on."""
         address = array.__array_interface__["data"][0]

@@ -259,7 +259,7 @@ MUTANTS = {
     "dx off by a thousandth": (
         ANY,
         "derivatives",
-        (SEQUENCE, "wide(Wx).T), (T, N, D)", "wide(Wx * 1.001).T), (T, N, D)"),
+        (SEQUENCE, "product(flat, Wx.T)", "product(flat, Wx.T * 1.001)"),
     ),
     "bias added twice (fused)": (FUSED, "goldens", (FUSED_FILE, "a += b\n", "a += 2 * b\n")),
     "bias added twice": (
