@@ -57,11 +57,11 @@ PRODUCTS = {
 }
 ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
 
-# An estimate of a step, fitted to 2700 measured on an H200: on the mean, what it chooses takes 3 % longer there than the
-# quickest. Seconds from one kernel of a graph to the next, with what a kernel does beside its product; what it takes a cluster to
-# add up the sums of its blocks; and a warp to have one more chunk. Of one multiprocessor: bytes per second from the
-# level-2 cache, and to and from its shared memory; terms per second of each product. And how many multiprocessors are
-# without work for each block of a cluster: these do not fit into every group of multiprocessors.
+# An estimate of a step, fitted to 2700 measured on an H200: on the mean, what it chooses takes 3 % longer there than
+# the quickest. Seconds from one kernel of a graph to the next, with what a kernel does beside its product; what it
+# takes a cluster to add up the sums of its blocks; and a warp to have one more chunk. Of one multiprocessor: bytes per
+# second from the level-2 cache, and to and from its shared memory; terms per second of each product. And how many
+# multiprocessors are without work for each block of a cluster: these do not fit into every group of multiprocessors.
 STEP, CLUSTER, CHUNK = 1.7e-6, 0.7e-6, 0.05e-6
 CACHE, SHARED = 46e9, 170e9
 TERMS = {"Half": 900e9, "Bfloat": 900e9, "Tf32": 900e9, "Ieee": 150e9}
