@@ -215,14 +215,14 @@ def _rules(h, c, N, D, H):
 
 
 @lru_cache(maxsize=1024)
-def _sequence_sizes(x, h0, Wx, Wh, b, c0):
-    """N, T, D, H of shapes (None: not given) that pass `sequence_arguments` without a closer look; else None."""
+def _units(x, h0, Wx, Wh, b, c0):
+    """H, of shapes (None: not given) that pass `sequence_arguments` without a closer look; else 0."""
     if len(x) != 3 or len(Wh) != 2:
-        return None
-    (N, T, D), H = x, Wh[0]
+        return 0
+    (N, _, D), H = x, Wh[0]
     state = (N, H), None
     fits = h0 in state and c0 in state and Wx == (D, 4 * H) and Wh == (H, 4 * H) and b in ((4 * H,), None)
-    return (N, T, D, H) if fits and D and H else None
+    return H if fits and D else 0
 
 
 @lru_cache
@@ -252,12 +252,12 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
     """Check the arguments of a sequence; return xp and the `Problem`."""
     given = x, h0, Wx, Wh, b, c0
     if precision is None or precision in PRECISIONS:
-        present = [v for v in given if v is not None]
-        found = _alike(x, present)
+        found = _alike(x, [v for v in given if v is not None])
         if found and Wx is not None and Wh is not None:
-            sizes = _sequence_sizes(*(None if v is None else v.shape for v in given))
-            if sizes:  # nearly every call, in a fifth of the time
-                return found[0], _problem(x.dtype, found[1], *sizes, training, precision, found[0])
+            xp, device = found
+            H = _units(*(None if v is None else v.shape for v in given))
+            if H:  # nearly every call, in a fifth of the time
+                return xp, problem(x, device, H, training, precision, xp)
     arrays = dict(zip(("x", "h0", "Wx", "Wh", "b", "c0"), given, strict=True))
     xp, device = one_library(function, required(function, arrays, optional=("h0", "c0", "b")))
     N, T, D = _dimensions(function, "x", x, "(N, T, D)", "For one step (N, D) use lstm_step_forward.")
@@ -276,14 +276,10 @@ def sequence_arguments(function, x, h0, Wx, Wh, b, c0, training, precision):
 
 def problem(x, device, H, training, precision, xp):
     """The `Problem` of a sequence x (N, T, D) that was checked."""
-    return _problem(x.dtype, device, *map(int, x.shape), H, training, precision, xp)
-
-
-def _problem(dtype, device, N, T, D, H, training, precision, xp):
-    dtype = dtype_name(dtype)
+    dtype = dtype_name(x.dtype)
     if COMPUTE_DTYPE[dtype] != dtype:
         precision = "tf32"  # which has all the digits of a half type, and the range of the float32 it is widened to
-    return Problem(array_library(xp), dtype, device, N, T, D, H, bool(training), precision or "ieee")
+    return Problem(array_library(xp), dtype, device, *map(int, x.shape), H, bool(training), precision or "ieee")
 
 
 def sequence_lengths(function, lengths, x, xp):

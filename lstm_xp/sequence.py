@@ -139,8 +139,8 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     used = chosen.name if isinstance(engine, str) else chosen
     at_once = hasattr(chosen, "layer")
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
-    chunks = [(0, T)] if training else _chunks(T, N, H, problem.array_library)
-    if hasattr(chosen, "sequence") and lengths is None and N and T and len(chunks) == 1:
+    whole = hasattr(chosen, "sequence") and lengths is None and N and T
+    if whole and (training or len(_chunks(T, N, H, problem.array_library)) == 1):
         h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, keep=training)
         kept = (x, h0, c0, Wx, Wh, h, c, gates) if training else (None,) * 8
         return h, SequenceCache(*kept, h_n, c_n, None, reverse, problem.precision, used)
@@ -174,7 +174,7 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
         training
         or problem.array_library not in engines.ASSIGNABLE
         or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
-        or len(chunks) == 1
+        or len(chunks := _chunks(T, N, H, problem.array_library)) == 1
     ):
         h, last_c, c, gates = advance(0, T, h, c)
         h_n = timeline.last(h, h_n)
@@ -424,5 +424,5 @@ def _saturate_padding(a, timeline, start, xp):
 
 def _chunks(T, N, H, library):
     most = DEVICE_CHUNK if library == "cupy" else CHUNK
-    size = max(1, most // max(1, 4 * N * H))
+    size = max(1, most // (4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]

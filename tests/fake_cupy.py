@@ -144,13 +144,13 @@ class Stream:
     def begin_capture(self, mode):
         assert mode == RELAXED
         assert self.ptr, "the default stream cannot capture"
-        assert not FAKE.library.threads, "another thread captures"
-        FAKE.library.threads.add(threading.get_ident())
+        assert not FAKE.cublas.threads, "another thread captures"
+        FAKE.cublas.threads.add(threading.get_ident())
         self.captured, self.last = [], None
 
     def end_capture(self):
         graph, self.captured = Graph(self.captured), None
-        FAKE.library.threads.clear()
+        FAKE.cublas.threads.clear()
         if FAKE.spoiled:
             FAKE.spoiled -= 1
             raise RuntimeError("cudaErrorStreamCaptureInvalidated")
@@ -218,7 +218,7 @@ class Fake:
         self.devices = [Device(id, capability, processors) for id in range(devices)]
         self.stacks, self.lock = threading.local(), threading.RLock()  # of what is known of memory
         self.calls, self.handles, self.modules, self.extents = [], {}, [], {}
-        self.library = Library()
+        self.cublas = Library()
         self.programmatic, self.refused = False, 0  # whether there are such launches; how many of the next ones fail
 
     @property
@@ -512,7 +512,7 @@ class Fake:
 
     def get_cublas_handle(self):
         key = threading.get_ident(), self.current[-1].id
-        assert key in self.handles or not self.library.threads, "a handle is made, which waits, while another captures"
+        assert key in self.handles or not self.cublas.threads, "a handle is made, which waits, while another captures"
         return self.handles.setdefault(key, 1000 + len(self.handles))
 
     def gemmEx(

@@ -31,7 +31,7 @@ def machine_of(monkeypatch, compiled=None, **options):
     machine = fake_cupy.Fake(compiled, **options)
     machine.install(monkeypatch)
     monkeypatch.setattr(grid, "PATIENCE", PATIENCE)
-    monkeypatch.setattr(blas, "loaded", lambda: machine.library)
+    monkeypatch.setattr(blas, "loaded", lambda: machine.cublas)
     forget()
     return machine
 
@@ -50,7 +50,7 @@ def forget():
         cupy_cluster._kernel,
         cupy_cluster._launches,
         cupy_grid._chip,
-        stages._arrange,
+        stages.arranging,
         products._settled,
         whole._kit,
         grid._settled,

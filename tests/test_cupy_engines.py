@@ -262,7 +262,7 @@ def test_a_call_that_cannot_be_recorded(machine):
 
     with pytest.raises(RuntimeError, match=r"^recorded: the call cannot be captured: not while it captures$"):
         recording._captured(waits)
-    assert not machine.library.threads
+    assert not machine.cublas.threads
 
 
 def test_weight_gradients_of_half_types_do_not_overflow_on_the_way(cuda_engine, machine):

@@ -248,12 +248,12 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
     for precision, compute in (("ieee", IEEE), ("tf32", TF32)):
         machine.calls.clear()
         run_engine(cupy_fused.at(precision), arrays_of(LIB, values, "float32"))
-        assert {arguments[-1] for arguments in machine.library.multiplied} == {compute}
-        machine.library.multiplied.clear()
+        assert {arguments[-1] for arguments in machine.cublas.multiplied} == {compute}
+        machine.cublas.multiplied.clear()
     for dtype, kinds in (("float16", {2, 0}), ("bfloat16", {14})):
-        machine.library.multiplied.clear()
+        machine.cublas.multiplied.clear()
         run_engine(cupy_fused, arrays_of(LIB, values, dtype))
-        assert {(arguments[7], arguments[-1]) for arguments in machine.library.multiplied} == {(k, IEEE) for k in kinds}
+        assert {(arguments[7], arguments[-1]) for arguments in machine.cublas.multiplied} == {(k, IEEE) for k in kinds}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_the_backward_product_is_made_of_one_part_of_each_gate(machine, T):
     values = engine_problem(T, 3, 5)
     values["Wh"] = values["Wh"] * np.repeat([1, 10, 0.1, 3], 5)
     agrees(arrays_of(LIB, values, "float64"), values, "float64", T)
-    every = {arguments for arguments in machine.library.multiplied if len(arguments) == 21}
+    every = {arguments for arguments in machine.cublas.multiplied if len(arguments) == 21}
     ((*_, count, _),) = every
     assert count == chunks.PARTS == 4
     assert {arguments[2:5] for arguments in every} == {(5, 3, 5)}
@@ -330,17 +330,17 @@ def test_each_device_has_one_handle(monkeypatch, kernels_on_cpu):
         for array in arrays.values():
             array.place = device
         agrees(arrays, values, "float32", 9)
-    assert [used.device for used in machine.library.handles.values()] == machine.devices
+    assert [used.device for used in machine.cublas.handles.values()] == machine.devices
     forget()
 
 
 def test_where_capture_fails_steps_are_launched_one_by_one(machine):
     """And that is said once; an error that says that there is no memory is one."""
     values = engine_problem(9, 3, 5)
-    machine.library.status = 3
+    machine.cublas.status = 3
     with pytest.raises(MemoryError, match="cupy_fused: h and c"):
         run_engine(cupy_fused, arrays_of(LIB, values, "float32"))
-    machine.library.status = 15
+    machine.cublas.status = 15
     with pytest.warns(RuntimeWarning, match="one by one on cuda:0, for they could not be captured: status 15"):
         agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
     agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)

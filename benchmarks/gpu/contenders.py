@@ -5,6 +5,9 @@ from lstm_xp import recorded
 from . import comparing
 from .sizes import KINDS
 
+# What the names of calls end with that are replayed from a CUDA graph.
+RECORDED = " recorded"
+
 
 class Engine:
     """lstm_xp with an engine by name, on arrays of the device."""
@@ -22,8 +25,6 @@ class Engine:
 
     def work(self, what, mode):
         """`inference` or `training` as a function: eager, or replayed as `recorded` has it."""
-        call = getattr(self, what)
         if mode == "eager":
-            return call
-        # `recorded` looks for arrays among the arguments.
-        return recorded(lambda arrays: call(), *list(self.arrays.values())[:1])
+            return getattr(self, what)
+        return recorded(comparing.run, self.arrays if what == "training" else self.plain, **self.options)

@@ -3,13 +3,12 @@
 from ..comparison import mean
 from ..tables import Table
 from . import sizes
+from .contenders import RECORDED
 
 WHATS = ("inference", "training")
 TITLE = "torch.nn.LSTM's time over that of the engine: above 1, the engine is faster"
 # Of the engines, the quickest at each shape: what `engine="auto"` takes once that is known.
 BEST = "the best of ours"
-# What the names of calls end with that are replayed from a CUDA graph.
-RECORDED = " recorded"
 
 
 def races(result, what):

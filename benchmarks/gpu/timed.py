@@ -14,14 +14,14 @@ from ..reference import WrongNumbers
 from ..runner import statistics
 from ..worker import one_line
 from . import comparing, correctness, sizes
-from .contenders import Engine
+from .contenders import RECORDED, Engine
 from .timing import in_rounds
 
 WHATS = ("inference", "training")
 MODES = ("eager", "graph")
 ROUNDS, SECONDS = 3, 0.008
 # Engines that are also timed as calls that were recorded, as torch's are in a CUDA graph: the quick ones.
-RECORDED = ("cupy_cluster", "cupy_grid", "cupy_step")
+ALSO_RECORDED = ("cupy_cluster", "cupy_grid", "cupy_step")
 
 
 class Part:
@@ -87,9 +87,9 @@ class Race:
             self._unless_broken(error)
             self.failures |= {(name, what): one_line(error) for what in WHATS}
             return
-        modes = ("eager", "recorded") if name in RECORDED else ("eager",)
+        modes = ("eager", "recorded") if name in ALSO_RECORDED else ("eager",)
         for mode, what in product(modes, WHATS):
-            contender = name if mode == "eager" else f"{name} recorded"
+            contender = name if mode == "eager" else name + RECORDED
             self._add(contender, what, lambda mode=mode, what=what: engine.work(what, mode), check)
 
     def add_torch(self, modes):

@@ -19,10 +19,10 @@ from ..checks import dtype_name
 from . import cupy_fused
 from .cuda import choice, kernels, stages
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
-from .cuda.memory import cuda
+from .cuda.memory import cuda, strided
 from .cuda.plan import TYPES
 from .cuda.refusals import refusal
-from .cuda.whole import Whole, strided
+from .cuda.whole import Whole
 
 name = "cupy_cluster"
 
@@ -60,11 +60,6 @@ class Engine(Whole):
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
 
-    def __init__(self, precision, others):
-        # Stages one and three, and single steps of a stream, are others'; beside 'tf32x3' they are IEEE's.
-        self.precision, self.product, self.step = precision, others.product, others.step
-        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
-
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         launch, _ = self._launches(Wh, sizes)
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, keep, sizes[0])
@@ -78,8 +73,7 @@ class Engine(Whole):
         return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], cuda().Device().id)
 
 
-IEEE, TF32 = Engine("ieee", stages.IEEE), Engine("tf32", stages.TF32)
-TF32X3 = Engine("tf32x3", stages.IEEE)
+IEEE, TF32, TF32X3 = Engine(stages.IEEE), Engine(stages.TF32), Engine(stages.IEEE, "tf32x3")
 forward, backward = IEEE.forward, IEEE.backward
 inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
 copy = stages.copy

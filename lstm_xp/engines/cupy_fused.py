@@ -15,9 +15,9 @@ from functools import cache
 
 from ..checks import dtype_name
 from .cuda import choice, chunks, pointwise, stages
-from .cuda.products import Product, factor_dtype
+from .cuda.products import Product, computed_with, factor_dtype
 from .cuda.refusals import refusal
-from .cuda.whole import Whole, computed_with
+from .cuda.whole import Whole
 
 name = "cupy_fused"
 
@@ -51,11 +51,6 @@ class Engine(Whole):
     name = name
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
-
-    def __init__(self, others):
-        # Stages one and three, and single steps of a stream.
-        self.precision, self.product, self.step = others.precision, others.product, others.step
-        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def beside(self, sizes, Wh, outer=None):
         T, N, H = sizes

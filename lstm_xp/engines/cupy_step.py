@@ -46,11 +46,6 @@ class Engine(Whole):
     refuses = staticmethod(refuses)
     declines = staticmethod(declines)
 
-    def __init__(self, others):
-        # Stages one and three, and single steps of a stream.
-        self.precision, self.product, self.step = others.precision, others.product, others.step
-        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
-
     def beside(self, sizes, Wh, outer=None):
         part = self._plan(Wh, *sizes[1:])
         return (part.forward if outer is None else part.backward).packed_bytes

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import kernels
 from .grid_plan import LANES, LINE, WARPS
-from .memory import cuda
+from .memory import cuda, strided
 
 FILES = ("mma.cuh", "grid_messages.cuh", "grid_product.cuh", "grid.cu")
 PATIENCE = 1 << 22
@@ -38,8 +38,8 @@ def run(part, chip, Wh, **words):
     told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
     messages = told.ptr + LINE
     words["alarm"], words["messages"], words["sums"] = told.ptr, messages, messages + message_bytes
-    words["Wh"], words["patience"] = Wh.data.ptr, PATIENCE
-    words["Wh_by_row"], words["Wh_by_column"] = (stride // Wh.itemsize for stride in Wh.strides)
+    words["Wh"], words["Wh_by_row"], words["Wh_by_column"] = strided(Wh)
+    words["patience"] = PATIENCE
     launch(words | fixed)
 
 

@@ -49,3 +49,8 @@ def running(v, like):
     import cupy
 
     return cupy.zeros(like.shape, like.dtype) if v is None else cupy.array(v, like.dtype, order="C")
+
+
+def strided(v):
+    """Where an array begins, and its strides in items."""
+    return v.data.ptr, *(stride // v.itemsize for stride in v.strides)

@@ -4,6 +4,7 @@ from functools import cache
 
 import numpy as np
 
+from ...checks import COMPUTE_DTYPE, dtype_name
 from .replay import capturing, is_captured
 
 # Read by cuBLAS while it is called.
@@ -14,6 +15,13 @@ DATA_TYPES = {
     "float32": "CUDA_R_32F",
     "float64": "CUDA_R_64F",
 }
+
+
+@cache
+def computed_with(dtype):
+    """The compute dtype for arrays of a dtype."""
+    wide = np.dtype(COMPUTE_DTYPE[dtype_name(dtype)])
+    return dtype if dtype == wide else wide
 
 
 def factor_dtype(weights, computed):
@@ -33,15 +41,10 @@ class Product:
 
     def __init__(self, A, B, out, *, add=False, precision="ieee"):
         (M, K), N = A.shape, B.shape[1]
-        cublas, kind, out_kind, zero, one, compute = _settled(A.dtype, out.dtype, precision)
-        handle = _handle()
-        compute = _allowed(compute, handle, cublas)
-        A, turn_A, leading_A = layout(A)
-        B, turn_B, leading_B = layout(B)
+        (A, *of_A), (B, *of_B) = layout(A), layout(B)
         self.arrays = A, B, out  # alive for as long as their addresses are in use
-        self._before = cublas, handle, turn_B, turn_A, N, M, K, one, B.data.ptr, kind, leading_B
-        self._between = kind, leading_A, one if add else zero
-        self._after = out_kind, N, compute, cublas.CUBLAS_GEMM_DEFAULT
+        kinds = A.dtype, out.dtype, precision
+        self._before, self._between, self._after = _arguments(*kinds, (M, K, N), of_A, (B.data.ptr, *of_B), add)
 
     def __call__(self, A=None, out=None):
         A = self.arrays[0].data.ptr if A is None else A
@@ -51,18 +54,24 @@ class Product:
 
 def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
     """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension); M, K, N."""
-    (M, K, N), (A, turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
-    cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
-    handle = _handle()
-    _multiply(
-        cublas, handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B, A, kind, leading_A, one if add else zero,
-        out, out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT,
-    )  # fmt: skip
+    A, *of_A = A
+    before, between, after = _arguments(dtype, out_dtype, precision, sizes, of_A, B, add)
+    _multiply(*before, A, *between, out, *after)
 
 
 def multiply(A, B, out, *, add=False, precision="ieee"):
     """A `Product` that is called once."""
     Product(A, B, out, add=add, precision=precision)()
+
+
+def _arguments(dtype, out_dtype, precision, sizes, A, B, add):
+    """What `_multiply` takes before the address of A, between it and that of out, and after."""
+    (M, K, N), (turn_A, leading_A), (B, turn_B, leading_B) = sizes, A, B
+    cublas, kind, out_kind, zero, one, compute = _settled(dtype, out_dtype, precision)
+    handle = _handle()
+    before = cublas, handle, turn_B, turn_A, N, M, K, one, B, kind, leading_B
+    between = kind, leading_A, one if add else zero
+    return before, between, (out_kind, N, _allowed(compute, handle, cublas), cublas.CUBLAS_GEMM_DEFAULT)
 
 
 def _multiply(cublas, *arguments):

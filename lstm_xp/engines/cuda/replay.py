@@ -15,7 +15,7 @@ import threading
 from contextlib import contextmanager
 
 from . import kernels, programmatic
-from .memory import cuda
+from .memory import cuda, strided
 from .plan import CLUSTERS
 
 FILES = "mma.cuh", "cluster.cuh", "step.cu"
@@ -70,10 +70,9 @@ class Runner:
     def pack(self, Wh, h0=None):
         """Copy the weights, of any strides, and h0, if there is one, to where and how the kernel reads them."""
         steps = self.steps
-        by_row, by_column = (stride // Wh.itemsize for stride in Wh.strides)
         size = steps.weights_bytes // 16
         sizes = steps.H, steps.chunks, steps.tile.across
-        self._pack(-(-size // BLOCK), BLOCK, Wh.data.ptr, by_row, by_column, *sizes, self.weights.data.ptr, size)
+        self._pack(-(-size // BLOCK), BLOCK, *strided(Wh), *sizes, self.weights.data.ptr, size)
         if h0 is not None:
             sizes = steps.N, steps.H, steps.chunks, steps.tile.down
             self._pack_rows(-(-steps.N * steps.H // BLOCK), BLOCK, h0.ptr, *sizes, self.rows.data.ptr)

@@ -5,14 +5,12 @@ nothing is copied that cuBLAS can read where it lies. It multiplies half types a
 float32; beside gradients that are float32, they are widened.
 """
 
-from functools import lru_cache
-
-import numpy as np
+from functools import cache
 
 from ...checks import dtype_name
 from . import kernels, pointwise
-from .memory import working_on
-from .products import multiply
+from .memory import strided, working_on
+from .products import computed_with, multiply
 
 FILES = ("stages.cu",)
 # dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside
@@ -34,7 +32,7 @@ class Stages:
 
         (T, N, D), columns = x.shape, Wx.shape[1]
         with working_on(x.device, "pre-activations", T * N * (4 * columns + D * x.itemsize)):
-            a = cp.empty((T, N, columns), _wide(x))
+            a = cp.empty((T, N, columns), computed_with(x.dtype))
             rows = _arranged(x, x.dtype, b, None if b is None else a)
             flat = a.reshape(T * N, columns)
             multiply(rows, Wx, flat, add=b is not None, precision=self.precision)
@@ -54,7 +52,7 @@ class Stages:
     def weight_gradients(self, x, h0, h, da):
         import cupy as cp
 
-        (T, N, D), H, factor, wide = x.shape, h.shape[2], da.dtype, np.dtype(_wide(da))
+        (T, N, D), H, factor, wide = x.shape, h.shape[2], da.dtype, computed_with(da.dtype)
         needed = (D + H + 1) * (4 * H * wide.itemsize + T * N * factor.itemsize)
         with working_on(da.device, "gradients of weights", needed):
             flat, ones = da.reshape(T * N, 4 * H), cp.empty((1, T * N), factor)
@@ -69,7 +67,7 @@ class Stages:
     def step(self, x, h, c, Wx, Wh, b):
         import cupy as cp
 
-        (N, H), wide = h.shape, _wide(h)
+        (N, H), wide = h.shape, computed_with(h.dtype)
         with working_on(x.device, "a step's results", 6 * N * H * x.itemsize):
             gates, next_h, next_c = cp.empty((N, 4 * H), wide), cp.empty((N, H), h.dtype), cp.empty((N, H), wide)
             if b is not None:
@@ -96,11 +94,6 @@ def copy(v):
     return out
 
 
-def _wide(v):
-    """What is computed with, for an array of the caller's."""
-    return "float64" if dtype_name(v.dtype) == "float64" else "float32"
-
-
 def _arranged(v, dtype, bias=None, a=None):
     """v (T, N, K) as a matrix (T*N, K), of its own or the wide dtype; the rows of `a`, if there is one, become the bias
     (ones for None). Both are one launch, or none, where v can be taken as it lies."""
@@ -111,25 +104,15 @@ def _arranged(v, dtype, bias=None, a=None):
     rows = v.reshape(T * N, K) if as_it_lies else cp.empty((T * N, K), dtype)
     if as_it_lies and a is None:
         return rows
-    columns, of_a = (0, None) if a is None else (a.size // (T * N), dtype_name(a.dtype))
-    run, sizes = _arrange(dtype_name(v.dtype), dtype_name(rows.dtype), of_a, N, K, columns)
-    size = v.itemsize
-    by_step, by_row, by_feature = v.strides
-    run(
-        (T * N,),
-        (BLOCK,),
-        (v.data.ptr, by_step // size, by_row // size, by_feature // size, 0 if as_it_lies else rows.data.ptr,
-         0 if bias is None else bias.data.ptr, 0 if bias is None else bias.strides[0] // size,
-         0 if a is None else a.data.ptr, *sizes),
-    )  # fmt: skip
+    S, W = TYPES[dtype_name(v.dtype)]
+    arrange = arranging(S, S if rows.dtype == v.dtype else W, W if a is None else TYPES[dtype_name(a.dtype)][0])
+    of_bias = (0, 0) if bias is None else strided(bias)
+    of_a = (0, N, K, 0) if a is None else (a.data.ptr, N, K, a.size // (T * N))
+    arrange(T * N, BLOCK, *strided(v), 0 if as_it_lies else rows.data.ptr, *of_bias, *of_a)
     return rows
 
 
-@lru_cache(maxsize=256)
-def _arrange(stored, of_rows, of_a, N, K, columns):
-    """The kernel, and the last of its arguments."""
-    S, W = TYPES[stored]
-    R = S if of_rows == stored else W
-    A = W if of_a is None else TYPES[of_a][0]
-    kernel = kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS)
-    return kernel, tuple(np.uint32(size) for size in (N, K, columns))
+@cache
+def arranging(S, R, A):
+    """The kernel: its arguments are those of `arrange` in stages.cu."""
+    return kernels.Launcher(kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS), "PqqqPPqPIII")

@@ -317,12 +317,14 @@ struct Cell {
     static constexpr unsigned TURNS = (EACH + MOST - 1) / MOST, TURN = (EACH + TURNS - 1) / TURNS;
     unsigned row_inside, unit_inside, row, unit;
     bool exists;
+    size_t state, gate;  // where: in arrays (N, H) and (N, 4H)
 
     __device__ Cell(unsigned k, unsigned N, unsigned H) {
         unsigned place = threadIdx.x + k * Block::THREADS;
         row_inside = place / UNITS * SPLIT + Block::rank(), unit_inside = place % UNITS;
         row = blockIdx.y * Block::TALL + row_inside, unit = blockIdx.x / SPLIT * UNITS + unit_inside;
         exists = (COUNT % (Block::THREADS * TURN) == 0 || place < COUNT) && row < N && unit < H;
+        state = size_t(row) * H + unit, gate = 3 * size_t(row) * H + state;
     }
 };
 
@@ -361,9 +363,8 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
         for (unsigned k = 0; k < Cell::TURN; ++k) {
             Cell cell(first + k, N, H);
             if (!cell.exists) continue;
-            size_t place = size_t(cell.row) * H + cell.unit, gate = 3 * size_t(cell.row) * H + place;
-            for (unsigned j = 0; j < GATES; ++j) given[k].a.of[j] = gates[gate + j * H];
-            given[k].prev_c = prev_c[place];
+            for (unsigned j = 0; j < GATES; ++j) given[k].a.of[j] = gates[cell.gate + j * H];
+            given[k].prev_c = prev_c[cell.state];
         }
     };
     look(0);
@@ -374,11 +375,10 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
         for (unsigned k = 0; k < Cell::TURN; ++k) {
             Cell cell(first + k, N, H);
             if (!cell.exists) continue;
-            size_t place = size_t(cell.row) * H + cell.unit, gate = 3 * size_t(cell.row) * H + place;
             add(given[k].a, Block::template total<Four>(cell.row_inside, cell.unit_inside * GATES));
             S new_h;
-            forward_cell(given[k].a.of, given[k].prev_c, H, gates + gate, c[place], new_h);
-            h[place] = new_h;
+            forward_cell(given[k].a.of, given[k].prev_c, H, gates + cell.gate, c[cell.state], new_h);
+            h[cell.state] = new_h;
             next_rows[place_of<P>(cell.row, cell.unit, chunks, NT)] = P::row(new_h);
         }
     }
@@ -408,9 +408,8 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
         for (unsigned k = 0; k < Cell::TURN; ++k) {
             Cell cell(first + k, N, H);
             if (!cell.exists || t < 0) continue;
-            size_t place = size_t(cell.row) * H + cell.unit, gate = 3 * size_t(cell.row) * H + place;
-            for (unsigned j = 0; j < GATES; ++j) given[k].gates[j] = gates[gate + j * H];
-            given[k].prev_c = prev_c[place], given[k].c = c[place], given[k].dc = job->dc[place];
+            for (unsigned j = 0; j < GATES; ++j) given[k].gates[j] = gates[cell.gate + j * H];
+            given[k].prev_c = prev_c[cell.state], given[k].c = c[cell.state], given[k].dc = job->dc[cell.state];
             if (outer)
                 given[k].outer = widen(outer[t * job->by_step + cell.row * job->by_row + cell.unit * job->by_unit]);
         }
@@ -424,17 +423,16 @@ __global__ void CLUSTER(SPLIT) __launch_bounds__(LANES* HIGH* WARPS, 1)
             Cell cell(first + k, N, H);
             if (!cell.exists) continue;
             Given& v = given[k];
-            size_t place = size_t(cell.row) * H + cell.unit, gate = 3 * size_t(cell.row) * H + place;
-            float dh = last ? job->dh[place] : Block::template total<float>(cell.row_inside, cell.unit_inside);
+            float dh = last ? job->dh[cell.state] : Block::template total<float>(cell.row_inside, cell.unit_inside);
             if (t < 0) {
-                job->dh[place] = dh;
+                job->dh[cell.state] = dh;
                 continue;
             }
             typename P::Row new_da[GATES];
             backward_cell(dh + v.outer, v.gates, 1, v.prev_c, v.c, v.dc, new_da);
-            job->dc[place] = v.dc;
+            job->dc[cell.state] = v.dc;
             for (unsigned j = 0; j < GATES; ++j) {
-                da[gate + j * H] = new_da[j];
+                da[cell.gate + j * H] = new_da[j];
                 next_rows[place_of<P>(cell.row, j * H + cell.unit, chunks, NT)] = P::row(new_da[j]);
             }
         }

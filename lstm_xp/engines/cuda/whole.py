@@ -9,11 +9,10 @@ import sys
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
-
-from ...checks import COMPUTE_DTYPE, dtype_name
+from ...checks import dtype_name
 from . import kernels, memory, stages
-from .products import factor_dtype, layout, multiply_at
+from .memory import strided
+from .products import computed_with, factor_dtype, layout, multiply_at
 
 FILES = ("whole.cu",)
 FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
@@ -52,6 +51,12 @@ class Whole:
                                                                 step, row and unit, `wide` whether it has the compute
                                                                 dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
+
+    def __init__(self, others, precision=None):
+        # Stages one and three of rows of several lengths, and single steps of a stream; and their precision, or one of
+        # the engine's own, beside which they are IEEE's.
+        self.precision, self.product, self.step = precision or others.precision, others.product, others.step
+        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
 
     def beside(self, sizes, Wh, outer=None):
         """Bytes that the recurrence needs beside what it returns; `outer` is the dtype of dh, backward."""
@@ -209,30 +214,17 @@ class Whole:
 
 
 @cache
-def computed_with(dtype):
-    """The compute dtype for arrays of a dtype."""
-    wide = np.dtype(COMPUTE_DTYPE[dtype_name(dtype)])
-    return dtype if dtype == wide else wide
-
-
-@cache
 def _kit(own):
     (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
     factor = factor_dtype(own, wide)
 
-    def launcher(files, name, names, parameters):
-        return kernels.Launcher(kernels.function(files, name, names), parameters)
+    def launcher(name, parameters):
+        return kernels.Launcher(kernels.function(FILES, name, EXPRESSIONS), parameters)
 
-    arrange = [launcher(stages.FILES, f"arrange<{S}, {R}, {W}>", stages.EXPRESSIONS, "PqqqPPqPIII") for R in (S, W)]
-    R = S if factor is own else W
-    factors = launcher(FILES, f"factors<{S}, {R}, {W}>", EXPRESSIONS, "PqqqPqqqPqqPIIII")
-    rounded = None if S == W else launcher(FILES, f"rounded<{S}, {W}>", EXPRESSIONS, "PPQ")
+    arrange = [stages.arranging(S, R, W) for R in (S, W)]
+    factors = launcher(f"factors<{S}, {S if factor is own else W}, {W}>", "PqqqPqqqPqqPIIII")
+    rounded = None if S == W else launcher(f"rounded<{S}, {W}>", "PPQ")
     return Kit(own, wide, factor, *arrange, factors, rounded)
-
-
-def strided(v):
-    """Where an array begins, and its strides in items."""
-    return v.data.ptr, *(stride // v.itemsize for stride in v.strides)
 
 
 def _bytes(size):
