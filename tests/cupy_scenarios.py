@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from contextlib import nullcontext
+from itertools import pairwise
 
 import numpy as np
 from cupy_without_gpu import MACHINE, install
@@ -45,7 +46,17 @@ def sequence(dtype, engine, precision="ieee", N=3, T=40, D=5, H=33, **order):
     if order.get("training", True):
         results += lstm_backward(**gradients, cache=cache)
     assert all(result.dtype == x.dtype for result in results)
+    assert apart(results), "results that share memory, or do not lie in their own"
     return [launch[0] for launch in MACHINE.launches]
+
+
+def apart(arrays):
+    """Whether each lies in its memory, and none in that of another one."""
+    import cupy as cp
+
+    bounds = sorted((*cp.byte_bounds(v), v.data.mem.ptr, v.data.mem.size) for v in arrays)
+    inside = all(start <= low and high <= start + size for low, high, start, size in bounds)
+    return inside and all(before[1] <= after[0] for before, after in pairwise(bounds))
 
 
 def every_engine():

@@ -77,6 +77,9 @@ class Memory:
     def __add__(self, offset):
         return Memory(self.ptr + int(offset), self.keeping)
 
+    def __iadd__(self, offset):
+        raise AssertionError("CuPy would move this place itself, and every array that was made of it")
+
     def memset_async(self, value, size):
         FAKE.streams[-1].take(lambda: np.copyto(self._bytes(size), value, casting="unsafe"))
 

@@ -152,7 +152,7 @@ class Whole:
         gradients = []
         for shape in ((D, 4 * H), (H, 4 * H), (4 * H,), (N, H), (N, H)):
             gradients.append(_array(shape, kit.own, found))
-            found += gradients[-1].nbytes
+            found = found + gradients[-1].nbytes  # CuPy's += would move the place of the array, too
         dWx, dWh, db, dh0, dc0 = gradients
         return _by_row(dx, N, T, D, kit.own, reverse) if need_dx else None, dh0, dWx, dWh, db, dc0
 
