@@ -21,6 +21,7 @@ import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
+from lstm_xp.engines import cupy_rows
 from lstm_xp.engines.cuda import (
     choice,
     chunks,
@@ -131,6 +132,7 @@ def kernels_on_cpu(request, tmp_path_factory):
         "chunks": (chunks.FILES, ("fill_chunk", *chunks.EXPRESSIONS)),
         "clusters": (cluster_plan.FILES, cluster_plan.expressions()),
         "grids": (grid.FILES, grid_plan.expressions()),
+        "rows": (cupy_rows.FILES, cupy_rows.every_expression()),
     }
     quickly = {"clusters": ("-O1", 2)}  # they are many, and each runs for a short time
     compiled = (

@@ -120,6 +120,15 @@ static V __shfl_xor_sync(unsigned, V v, unsigned other) {
     __syncwarp();
     return v;
 }
+template <typename V>
+static V __shfl_sync(unsigned, V v, unsigned from, unsigned width) {
+    float(&brought)[32] = current->block->brought[threadIdx.x / 32];
+    brought[threadIdx.x % 32] = same_bits<float>(v);
+    __syncwarp();
+    v = same_bits<V>(brought[threadIdx.x % 32 / width * width + from % width]);
+    __syncwarp();
+    return v;
+}
 static bool __any_sync(unsigned, bool said) {
     for (unsigned apart = 1; apart < 32; apart *= 2) said |= __shfl_xor_sync(0, unsigned(said), apart) != 0;
     return said;

@@ -424,8 +424,9 @@ class Fake:
             emulated = STEPS[name](self, types.split(", "), grid, block, arguments)
             if self.compiled is not None:
                 together = {}
-                if name.endswith("_step"):
-                    together = {"together": int(types.split(", ")[-1]), "shared": shared, "seed": self.seed}
+                if name.endswith("_step") or name.startswith("rows_"):
+                    blocks = int(types.split(", ")[-1]) if name.endswith("_step") else 1
+                    together = {"together": blocks, "shared": shared, "seed": self.seed}
                 self.run_compiled(expression, grid, block, arguments, **together)
             elif emulated:
                 with np.errstate(all="ignore"):
@@ -943,6 +944,30 @@ def _cluster_backward(fake, stored, product, arguments, sizes):
     return run
 
 
+# The kernels of rows.cu: what a cluster of one block would compute.
+
+
+def _rows_forward(fake, types, grid, block, arguments):
+    T, N, H = _of_rows(types, grid, block, arguments)
+    return _cluster_forward(fake, dtype_of(NAMES[types[0]]), "Ieee", (*arguments, H, 0), (T, N, H, H))
+
+
+def _rows_backward(fake, types, grid, block, arguments):
+    T, N, H = _of_rows(types, grid, block, arguments)
+    product = "Bfloat" if types[1] == "bfloat16" else "Ieee"
+    return _cluster_backward(fake, dtype_of(NAMES[types[0]]), product, (*arguments, H, 0), (T, N, H, H))
+
+
+def _of_rows(types, grid, block, arguments):
+    T, N, H = map(int, arguments[-3:])
+    units = int(types[-1])
+    assert (grid, block) == ((N,), (4 * units,))
+    assert units % 16 == 0
+    assert H <= units
+    return T, N, H
+
+
+STEPS |= {"rows_forward": _rows_forward, "rows_backward": _rows_backward}
 CLUSTERS = {"cluster_forward": _cluster_forward, "cluster_backward": _cluster_backward}
 
 

@@ -6,7 +6,7 @@ import pytest
 from test_engines import BACKWARD
 
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
-from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
 from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages, whole
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
@@ -50,6 +50,7 @@ def forget():
         cupy_cluster._kernel,
         cupy_cluster._launches,
         cupy_grid._chip,
+        cupy_rows._launches,
         stages.arranging,
         products._settled,
         whole._kit,

@@ -6,6 +6,7 @@ from functools import cache
 import nvrtc as compiler
 import pytest
 
+from lstm_xp.engines import cupy_rows
 from lstm_xp.engines.cuda import chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages, whole
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
@@ -20,6 +21,7 @@ STAGES = kernels.source(*stages.FILES), stages.EXPRESSIONS
 WHOLE = kernels.source(*whole.FILES), whole.EXPRESSIONS
 CHUNK = kernels.source(*chunks.FILES), ("fill_chunk", *chunks.EXPRESSIONS)
 STEP = {clusters: (kernels.source(*replay.FILES), plan.expressions(clusters)) for clusters in (False, True)}
+ROWS = kernels.source(*cupy_rows.FILES), cupy_rows.every_expression()
 GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 of_pointwise = pytest.mark.parametrize(
     ("source", "names"), [POINTWISE, CHUNK, STAGES, WHOLE], ids=["pointwise", "chunk", "stages", "whole"]
@@ -186,6 +188,18 @@ def test_grids_read_messages_past_the_first_cache(nvrtc, architecture):
         found = set(re.findall(r"mma\.sync\.aligned\.(\S+)", code))
         assert len(found) == (wanted is not None), name
         assert wanted is None or found.pop().startswith(wanted), name
+
+
+@architectures
+def test_rows_keep_their_weights_in_registers(nvrtc, architecture):
+    """No spills, no shared memory but that of the launch, and registers for two blocks of a processor, up to H = 64."""
+    _, resources, log, _ = compiled(nvrtc, f"sm_{architecture}", *ROWS)
+    assert set(resources) == set(cupy_rows.every_expression())
+    for name, used in resources.items():
+        units = int(name.rstrip(">").rpartition(" ")[2])
+        assert used.spilled == used.stack == used.shared == 0, f"{name}: {used}"
+        assert units < used.registers <= 65536 // (4 * units * (2 if units <= 64 else 1)), f"{name}: {used}"
+    assert "warning" not in log
 
 
 @architectures

@@ -16,7 +16,7 @@ from problems import backward, compare, forward, orders, random_problem, referen
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import recording
-from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
 from lstm_xp.engines.cuda import memory
 from lstm_xp.records import SequenceCache
 from lstm_xp.testing import assert_close
@@ -27,15 +27,18 @@ AWKWARD = [(33, 3, 129), (2, 33, 100), (1, 256, 64), (2, 7, 192), (4, 1, 1)]
 CALLS = {
     "cupy_fused": {"gemmEx", "arrange", "cell_forward", "cell_backward"},  # of few steps
     "cupy_step": {"gemmEx", "arrange", "fill", "pack", "pack_rows", "forward_step", "backward_step"},
+    "cupy_rows": {"gemmEx", "arrange", "rows_forward", "rows_backward"},
     "cupy_cluster": {"gemmEx", "arrange", "cluster_forward", "cluster_backward"},
     "cupy_grid": {"gemmEx", "arrange", "grid::forward", "grid::backward"},
 }
 
 
-@pytest.fixture(params=[cupy_fused, cupy_step, cupy_cluster, cupy_grid], ids=lambda engine: engine.name)
+@pytest.fixture(params=[cupy_fused, cupy_step, cupy_cluster, cupy_grid, cupy_rows], ids=lambda engine: engine.name)
 def cuda_engine(request):
     if request.param is not cupy_fused and request.node.callspec.params.get("dtype") == "float64":
         pytest.skip(f"{request.param.name}: it does not compute float64")
+    if request.param is cupy_rows and request.node.callspec.params.get("sizes", (0,))[-1] > cupy_rows.UNITS[-1]:
+        pytest.skip("cupy_rows: H is too large")
     yield request.param
     forget()
 
@@ -75,13 +78,13 @@ def test_gradients_of_float32_beside_half_types(cuda_engine, each_machine, dtype
 
 def test_da_of_bfloat16_is_the_float32_result_rounded_to_nearest_even(cuda_engine, each_machine):
     """Of so many numbers, some lie just between two of the half type. And the product takes what is stored."""
-    values = rounded_as(engine_problem(1, 50, 200), "bfloat16")
+    values = rounded_as(engine_problem(1, 120, 90), "bfloat16")
     values |= {name: 0 * values[name] for name in ("h0", "Wh")}
     half, full = (plain(run_engine(cuda_engine, arrays_of(LIB, values, dtype))) for dtype in ("bfloat16", "float32"))
     assert same_bits(half["da"], full["da"].astype(half["da"].dtype))
-    values["Wh"][:, :200] = np.eye(200)
+    values["Wh"][:, :90] = np.eye(90)
     half = plain(run_engine(cuda_engine, arrays_of(LIB, values, "bfloat16")))
-    assert same_bits(half["dh0"], half["da"][0, :, :200].astype(np.float32))
+    assert same_bits(half["dh0"], half["da"][0, :, :90].astype(np.float32))
 
 
 @dtypes
@@ -192,7 +195,10 @@ def test_tf32_is_another_result(cuda_engine, machine):
     arrays = arrays_of(LIB, engine_problem(3, 4, 60), "float32")
     exact, coarse = (plain(run_engine(cuda_engine.at(precision), arrays)) for precision in ("ieee", "tf32"))
     difference = np.max(np.abs(exact["h"] - coarse["h"]))
-    assert 1e-6 < difference < 1e-2
+    if cuda_engine is cupy_rows:  # whose other stages alone have several
+        assert difference == 0
+    else:
+        assert 1e-6 < difference < 1e-2
 
 
 def whole(cuda_engine, at_once=True, precision="ieee"):

@@ -411,7 +411,7 @@ def test_where_cublas_is_not_found_steps_are_launched_one_by_one(machine, monkey
 def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
     """Where no device like this one has been measured."""
     machine = machine_of(monkeypatch, processors=100)
-    assert engines.candidates("cupy") == ("cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused", "array_api")
+    assert engines.candidates("cupy")[-2:] == ("cupy_fused", "array_api")
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_fused", problem(machine)).name == "cupy_fused"
     assert "proved" in cupy_fused.declines(problem(machine))

@@ -21,7 +21,7 @@ WHATS = ("inference", "training")
 MODES = ("eager", "graph")
 ROUNDS, SECONDS = 3, 0.008
 # Engines that are also timed as calls that were recorded, as torch's are in a CUDA graph: the quick ones.
-ALSO_RECORDED = ("cupy_cluster", "cupy_grid", "cupy_step")
+ALSO_RECORDED = ("cupy_rows", "cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused")
 
 
 class Part:

@@ -64,7 +64,7 @@ from ..checks import EngineError
 # Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
 ENGINES = {
     "numpy": ("numpy_numba", "numpy_fused", "array_api"),
-    "cupy": ("cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused", "array_api"),
+    "cupy": ("cupy_rows", "cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused", "array_api"),
 }
 ANY_LIBRARY = ("array_api",)
 

@@ -37,6 +37,13 @@ __device__ inline char* shared_memory() {
 }
 #endif
 
+const unsigned GATES = 4;
+
+// What one instruction reads and writes at most.
+struct alignas(16) Sixteen {
+    unsigned word[4];
+};
+
 struct float16 {
     unsigned short bits;
 };
@@ -62,21 +69,22 @@ __device__ inline void narrow(double v, double& out) { out = v; }
 // A step cannot begin before these are done: in float, there are no branches in them, and all gates' are computed at
 // once. 2^v may overflow: 1 / (1 + inf) is the 0 that is wanted.
 const float LOG2_E = 1.442695041f;
-__device__ inline float sigmoid(float z) { return reciprocal(1 + power_of_two(-LOG2_E * z)); }
+__device__ inline float falling(float z) { return reciprocal(1 + power_of_two(LOG2_E * z)); }  // 1 / (1 + e^z)
+__device__ inline float sigmoid(float z) { return falling(-z); }
 __device__ inline double sigmoid(double z) { return 1 / (1 + exp(-z)); }
 
 // 1 - 2 / (1 + e^2|z|), or, where that would lose digits, an odd polynomial (to 4e-8 of its value).
-__device__ inline float hyperbolic_tangent(float z) {
-    float size = fabsf(z), u = z * z;
-    float far = 1 - 2 * reciprocal(1 + power_of_two(2 * LOG2_E * size));
+__device__ inline float hyperbolic_tangent(float z, float falls) {
+    float u = z * z, far = 1 - 2 * falls;
     float near = z + z * u * (-0.333329588f + u * (0.133209422f + u * (-0.0526841842f + u * 0.0164588261f)));
-    return size < 0.55f ? near : copysignf(far, z);
+    return fabsf(z) < 0.55f ? near : copysignf(far, z);
 }
+__device__ inline float hyperbolic_tangent(float z) { return hyperbolic_tangent(z, falling(2 * fabsf(z))); }
 __device__ inline double hyperbolic_tangent(double z) { return tanh(z); }
 
 // The pre-activations a become the gates, which lie H apart; prev_c and c may be one place.
 template <typename S, typename W>
-__device__ inline void forward_cell(const W (&a)[4], const W& prev_c, unsigned H, W* gates, W& c, S& h) {
+__device__ inline void forward_cell(const W (&a)[GATES], const W& prev_c, unsigned H, W* gates, W& c, S& h) {
     W i = sigmoid(a[0]);
     W f = sigmoid(a[1]);
     W o = sigmoid(a[2]);

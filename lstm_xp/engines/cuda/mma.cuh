@@ -1,10 +1,6 @@
 // Matrix products of a warp, on tensor cores where there are any for them: m16n8k16 or m16n8k8. After cell.cuh.
 
-const unsigned GATES = 4, ROWS = 8, LANES = 32;
-
-struct alignas(16) Sixteen {
-    unsigned word[4];
-};
+const unsigned ROWS = 8, LANES = 32;
 
 #ifdef __CUDACC__
 __device__ inline unsigned tf32_from_float(float v) {

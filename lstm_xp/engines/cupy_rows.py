@@ -1,0 +1,99 @@
+"""CuPy: all steps in one launch, each row of the batch in a block of its own, with Wh in registers; for small H.
+
+The kernels are in `cuda/rows.cu`. Blocks say nothing to each other, and a step has one barrier: nothing is quicker
+where registers hold Wh, and there are not many more rows than processors. Between calls, nothing is kept.
+
+Products of the recurrence are IEEE float32 in every precision, of what half types hold: `h` as it is rounded, and da as
+it is stored. The precision is that of stages one and three.
+"""
+
+from functools import lru_cache
+
+from ..checks import dtype_name
+from . import cupy_fused
+from .cuda import choice, kernels, stages
+from .cuda.memory import strided
+from .cuda.plan import TYPES
+from .cuda.refusals import refusal
+from .cuda.whole import Whole
+
+name = "cupy_rows"
+
+FILES = ("rows.cu",)
+# Kernels are compiled for H up to one of these: a block has four times as many threads, and each as many weights.
+UNITS = 16, 32, 48, 64, 80, 96
+GATES = 4
+# Of the kernels, as `Launcher` says.
+FORWARD, BACKWARD = "PqqPPPPPiIII", "PqqPPPPiqqqPPPIII"
+
+
+def refuses(problem):
+    reason = refusal(problem, TYPES)
+    if reason:
+        return reason
+    if problem.H > UNITS[-1]:
+        return f"a block holds Wh for H up to {UNITS[-1]}; H is {problem.H}"
+    return cupy_fused.refuses(problem)
+
+
+def declines(problem):
+    return choice.objection(name, problem)
+
+
+class Engine(Whole):
+    """The engine with stages one and three of one precision."""
+
+    name = name
+    refuses = staticmethod(refuses)
+    declines = staticmethod(declines)
+
+    def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
+        T, N, H = sizes
+        launch, _ = _launches(dtype_name(Wh.dtype), N, H)
+        launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, keep, T)
+
+    def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
+        T, N, H = sizes
+        _, launch = _launches(dtype_name(Wh.dtype), N, H)
+        outer, *by = dh
+        launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, T)
+
+
+IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
+forward, backward = IEEE.forward, IEEE.backward
+inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
+copy = stages.copy
+
+
+def at(precision):
+    """The engine for a precision of `lstm_forward`."""
+    return TF32 if precision == "tf32" else IEEE
+
+
+def expressions(dtype, units):
+    """The C++ names of both kernels."""
+    S, W = stages.TYPES[dtype]
+    A = S if dtype == "bfloat16" else W
+    return f"rows_forward<{S}, {units}>", f"rows_backward<{S}, {A}, {units}>"
+
+
+def every_expression():
+    """All of them."""
+    return tuple(dict.fromkeys(name for dtype in TYPES for units in UNITS for name in expressions(dtype, units)))
+
+
+@lru_cache(maxsize=256)
+def _launches(dtype, N, H):
+    """Of both directions, functions of the kernel's arguments up to T."""
+    units = next(units for units in UNITS if units >= H)
+    launchers = (
+        kernels.Launcher(kernels.function(FILES, expression), parameters)
+        for expression, parameters in zip(expressions(dtype, units), (FORWARD, BACKWARD), strict=True)
+    )
+    # Two buffers of h; of da, four times as much.
+    shared = (2 * 4 * units, 2 * 4 * GATES * units)
+    return [_launch(launcher, N, H, units, size) for launcher, size in zip(launchers, shared, strict=True)]
+
+
+def _launch(launcher, N, H, units, shared_bytes):
+    return lambda *arguments: launcher(N, GATES * units, *arguments, N, H, shared_bytes=shared_bytes)
