@@ -21,7 +21,7 @@ name = "cupy_rows"
 
 FILES = ("rows.cu",)
 # Kernels are compiled for H up to one of these: a block has four times as many threads, and each as many weights.
-UNITS = 16, 32, 48, 64, 80, 96
+UNITS = 16, 32, 48, 64
 GATES = 4
 # Of the kernels, as `Launcher` says.
 FORWARD, BACKWARD = "PqqPPPPPiIII", "PqqPPPPiqqqPPPIII"

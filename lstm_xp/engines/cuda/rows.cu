@@ -9,9 +9,21 @@
 // the depth, and the quad adds that up. The factor that changes lies in shared memory, in two buffers, so that one
 // barrier a step is enough: who writes into one of them has passed the barrier that all pass after they read it.
 //
-// Units behind H have weights of zero and say zero. What a step needs of global memory is asked for AHEAD steps before.
+// Units behind H have weights of zero and say zero.
 
-const int AHEAD = 4;
+// What a step needs of global memory is asked for so many steps before.
+const int FORWARD_AHEAD = 2, BACKWARD_AHEAD = 4;
+
+__device__ inline unsigned bits_of(float v) { return bits_from_float(v); }
+template <typename S>
+__device__ inline unsigned bits_of(S v) {
+    return v.bits;
+}
+template <typename S>
+__device__ inline S from_bits(unsigned bits) {
+    if constexpr (sizeof(S) == 4) return float_from_bits(bits);
+    else return S{static_cast<unsigned short>(bits)};
+}
 
 // Of the quad, the value of lane `from`; and the sum over all four.
 __device__ inline float of_quad(float v, unsigned from) { return __shfl_sync(~0u, v, from, GATES); }
@@ -31,8 +43,15 @@ __device__ inline float sum_of_gate(const float (&sums)[GATES], unsigned q) {
     return (odd ? two[1] : two[0]) + __shfl_xor_sync(~0u, odd ? two[0] : two[1], 1);
 }
 
+// So many blocks of a processor at once, at least. Before 9.0, the compiler does not get along with half of the registers.
+#if __CUDA_ARCH__ >= 900
+const int TOGETHER = 2;
+#else
+const int TOGETHER = 1;
+#endif
+
 template <typename S, int UNITS>
-__global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_forward(
+__global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_forward(
     const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
     int kept, unsigned T, unsigned N, unsigned H) {
     constexpr unsigned PARTS = UNITS / 16;  // of a lane's quarter, four units each
@@ -54,7 +73,7 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_forward
     if (q == 0) told[u] = exists ? widen(h0[state]) : 0;
     const size_t step = size_t(N) * H, c_step = kept ? step : 0;
     gates += 3 * size_t(blockIdx.x) * H + state + q * H, h += state, c += state;
-    float c_t = exists ? c0[state] : 0, own = 0, next[AHEAD];
+    float c_t = exists ? c0[state] : 0, own = 0, next[FORWARD_AHEAD];
     S h_t = {};
     auto store = [&] {
         if (exists) {
@@ -65,29 +84,27 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_forward
         gates += GATES * step, h += step, c += c_step;
     };
 #pragma unroll
-    for (unsigned k = 0; k < AHEAD; ++k) next[k] = exists && k < T ? gates[k * GATES * step] : 0;
+    for (unsigned k = 0; k < FORWARD_AHEAD; ++k) next[k] = exists && k < T ? gates[k * GATES * step] : 0;
     __syncthreads();
 
-    for (unsigned first = 0; first < T; first += AHEAD)
+    for (unsigned first = 0; first < T; first += FORWARD_AHEAD)
 #pragma unroll
-        for (unsigned k = 0; k < AHEAD; ++k) {
+        for (unsigned k = 0; k < FORWARD_AHEAD; ++k) {
             unsigned t = first + k;
             if (t == T) break;
-            Sixteen rows[PARTS];
-#pragma unroll
-            for (unsigned part = 0; part < PARTS; ++part)
-                rows[part] = reinterpret_cast<const Sixteen*>(told + t % 2 * UNITS)[part * 4 + q];
-            if (t > 0) store();  // what was found before, while rows are on their way
             float sums[GATES] = {};
 #pragma unroll
-            for (unsigned part = 0; part < PARTS; ++part)
+            for (unsigned part = 0; part < PARTS; ++part) {
+                Sixteen four = reinterpret_cast<const Sixteen*>(told + t % 2 * UNITS)[part * 4 + q];
+                if (part == 0 && t > 0) store();  // what was found before, while this is on its way
 #pragma unroll
                 for (unsigned j = 0; j < 4; ++j)
 #pragma unroll
                     for (unsigned gate = 0; gate < GATES; ++gate)
-                        sums[gate] += float_from_bits(rows[part].word[j]) * weight[part][j][gate];
+                        sums[gate] += float_from_bits(four.word[j]) * weight[part][j][gate];
+            }
             float a = next[k] + sum_of_gate(sums, q);
-            next[k] = exists && t + AHEAD < T ? gates[AHEAD * GATES * step] : 0;
+            next[k] = exists && t + FORWARD_AHEAD < T ? gates[FORWARD_AHEAD * GATES * step] : 0;
             float curve = falling(q == 3 ? 2 * fabsf(a) : -a), tangent = hyperbolic_tangent(a, curve);
             own = q == 3 ? tangent : curve;
             float i = of_quad(own, 0), f = of_quad(own, 1), o = of_quad(own, 2), g = of_quad(own, 3);
@@ -101,7 +118,7 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_forward
 }
 
 template <typename S, typename A, int UNITS>
-__global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_backward(
+__global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
     const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
     const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, A* da, float* dh,
     float* dc, unsigned T, unsigned N, unsigned H) {
@@ -119,26 +136,24 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_backwar
             weight[part][gate] =
                 exists && from < H ? widen(Wh[u * by_row + (size_t(gate) * H + from) * by_column]) : 0;
         }
-    const size_t step = size_t(N) * H;
-    const float *gate_at = gates + ((T - 1) * GATES * step + 3 * size_t(blockIdx.x) * H + state + q * H);
-    const float* c_at = c + ((T - 1) * step + state);
+    const unsigned step = N * H, own_gate = 3 * blockIdx.x * H + state + q * H;
     long long outside = (T - 1) * by_step + blockIdx.x * by_outer_row + u * by_unit;
-    da += gate_at - gates;
-    float carried = exists ? dh[state] : 0, dc_t = exists ? dc[state] : 0, c_t = exists ? *c_at : 0;
-    c_at -= step;  // now where the c before is
+    float carried = exists ? dh[state] : 0, dc_t = exists ? dc[state] : 0;
+    float c_t = exists ? c[size_t(T - 1) * step + state] : 0;
 
     struct {
-        float gate, prev_c, dh;
-    } next[AHEAD];
-    // Of step t, where the addresses are.
-    auto prefetch = [&](unsigned k, bool needed, const float* prev_c) {
-        needed = needed && exists;
-        next[k].gate = needed ? *gate_at : 0;
-        next[k].prev_c = needed ? *prev_c : 0;
+        float gate, prev_c;
+        unsigned dh;  // its bits: whatever is done with what is on its way waits for it
+    } next[BACKWARD_AHEAD];
+    auto prefetch = [&](unsigned k, unsigned left) {  // of steps, with this one
+        bool needed = exists && left > 0;
+        const float* prev_c = left > 1 ? c + size_t(left - 2) * step : c0;
+        next[k].gate = needed ? gates[size_t(left - 1) * (GATES * step) + own_gate] : 0;
+        next[k].prev_c = needed ? prev_c[state] : 0;
         next[k].dh = !needed || !outer ? 0
-                     : wide            ? static_cast<const float*>(outer)[outside]
-                                       : widen(static_cast<const S*>(outer)[outside]);
-        gate_at -= GATES * step, outside -= by_step, c_at -= step;
+                     : wide            ? static_cast<const unsigned*>(outer)[outside]
+                                       : bits_of(static_cast<const S*>(outer)[outside]);
+        outside -= by_step;
     };
     // What of a step does not wait for dh: da of a gate is the gradient of what it is multiplied into, times what it is
     // multiplied with, times its own slope.
@@ -149,23 +164,23 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_backwar
         float lower = q == 0 ? g : prev_c, upper = q == 2 ? tanh_c : i, other = q < 2 ? lower : upper;
         float slope = q == 3 ? 1 - gate * gate : gate * (1 - gate);
         to_dc = o * (1 - tanh_c * tanh_c), to_da = other * slope, f = of_quad(gate, 1);
-        dh_t = next[k].dh, c_t = prev_c;
+        dh_t = wide ? float_from_bits(next[k].dh) : widen(from_bits<S>(next[k].dh)), c_t = prev_c;
     };
 #pragma unroll
-    for (unsigned k = 0; k < AHEAD; ++k) prefetch(k, k < T, k + 1 < T ? c_at : c0 + state);
+    for (unsigned k = 0; k < BACKWARD_AHEAD; ++k) prefetch(k, T > k ? T - k : 0);
     prepare(0);
 
-    for (unsigned first = 0; first < T; first += AHEAD)
+    for (unsigned first = 0; first < T; first += BACKWARD_AHEAD)
 #pragma unroll
-        for (unsigned k = 0; k < AHEAD; ++k) {
-            unsigned number = first + k;
-            if (number == T) break;
+        for (unsigned k = 0; k < BACKWARD_AHEAD; ++k) {
+            unsigned left = T - first - k;
+            if (left == 0) break;
             dh_t += carried;
             float all_dc = dc_t + dh_t * to_dc;
             A own;
             narrow((q == 2 ? dh_t : all_dc) * to_da, own);
             dc_t = all_dc * f;
-            float* rows = told + number % 2 * GATES * UNITS;
+            float* rows = told + left % 2 * GATES * UNITS;
             rows[threadIdx.x] = exists ? widen(own) : 0;
             __syncthreads();
             float sums[GATES] = {};
@@ -176,10 +191,9 @@ __global__ void __launch_bounds__(GATES* UNITS, UNITS > 64 ? 1 : 2) rows_backwar
                 for (unsigned gate = 0; gate < GATES; ++gate)
                     sums[gate] += float_from_bits(four.word[gate]) * weight[part][gate];
             }
-            if (exists) *da = own;
-            da -= GATES * step;
-            prefetch(k, number + AHEAD < T, number + AHEAD + 1 < T ? c_at : c0 + state);
-            prepare((k + 1) % AHEAD);
+            if (exists) da[size_t(left - 1) * (GATES * step) + own_gate] = own;
+            prefetch(k, left > BACKWARD_AHEAD ? left - BACKWARD_AHEAD : 0);
+            prepare((k + 1) % BACKWARD_AHEAD);
             carried = sum_of_quad((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     if (exists && q == 0) dh[state] = carried, dc[state] = dc_t;
