@@ -69,7 +69,7 @@ PLANTED = {
     ),
     "half of a sum": ("return v + __shfl_xor_sync(~0u, v, 2);", "return v;"),
     "units that are not there say what they compute": ("= exists ? widen(h_t) : 0", "= widen(h_t)"),
-    "c of this step for the one before": ("c + size_t(left - 2) * step", "c + size_t(left - 1) * step"),
+    "c of this step for the one before": ("c[size_t(left - 2) * step", "c[size_t(left - 1) * step"),
     "dc stays at its step": ("dc_t = all_dc * f;", "dc_t = all_dc;"),
 }
 

@@ -11,9 +11,6 @@
 //
 // Units behind H have weights of zero and say zero.
 
-// What a step needs of global memory is asked for so many steps before.
-const int FORWARD_AHEAD = 2, BACKWARD_AHEAD = 4;
-
 __device__ inline unsigned bits_of(float v) { return bits_from_float(v); }
 template <typename S>
 __device__ inline unsigned bits_of(S v) {
@@ -43,8 +40,8 @@ __device__ inline float sum_of_gate(const float (&sums)[GATES], unsigned q) {
     return (odd ? two[1] : two[0]) + __shfl_xor_sync(~0u, odd ? two[0] : two[1], 1);
 }
 
-// So many blocks of a processor at once, at least. Before 9.0, the compiler does not get along with half of the registers.
-#if __CUDA_ARCH__ >= 900
+// So many blocks of a processor at once, at least: two have half of its registers each. Not all compilers make do.
+#if __CUDA_ARCH__ == 900
 const int TOGETHER = 2;
 #else
 const int TOGETHER = 1;
@@ -55,6 +52,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_forward(
     const S* Wh, long long by_row, long long by_column, float* gates, float* c, const float* c0, S* h, const S* h0,
     int kept, unsigned T, unsigned N, unsigned H) {
     constexpr unsigned PARTS = UNITS / 16;  // of a lane's quarter, four units each
+    constexpr unsigned AHEAD = 2;  // steps, before which is asked for what one needs of global memory
     const unsigned u = threadIdx.x / GATES, q = threadIdx.x % GATES, state = blockIdx.x * H + u;
     const bool exists = u < H;
     float* told = reinterpret_cast<float*>(shared_memory());  // h, in two buffers
@@ -73,7 +71,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_forward(
     if (q == 0) told[u] = exists ? widen(h0[state]) : 0;
     const size_t step = size_t(N) * H, c_step = kept ? step : 0;
     gates += 3 * size_t(blockIdx.x) * H + state + q * H, h += state, c += state;
-    float c_t = exists ? c0[state] : 0, own = 0, next[FORWARD_AHEAD];
+    float c_t = exists ? c0[state] : 0, own = 0, next[AHEAD];
     S h_t = {};
     auto store = [&] {
         if (exists) {
@@ -84,12 +82,12 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_forward(
         gates += GATES * step, h += step, c += c_step;
     };
 #pragma unroll
-    for (unsigned k = 0; k < FORWARD_AHEAD; ++k) next[k] = exists && k < T ? gates[k * GATES * step] : 0;
+    for (unsigned k = 0; k < AHEAD; ++k) next[k] = exists && k < T ? gates[k * GATES * step] : 0;
     __syncthreads();
 
-    for (unsigned first = 0; first < T; first += FORWARD_AHEAD)
+    for (unsigned first = 0; first < T; first += AHEAD)
 #pragma unroll
-        for (unsigned k = 0; k < FORWARD_AHEAD; ++k) {
+        for (unsigned k = 0; k < AHEAD; ++k) {
             unsigned t = first + k;
             if (t == T) break;
             float sums[GATES] = {};
@@ -104,7 +102,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_forward(
                         sums[gate] += float_from_bits(four.word[j]) * weight[part][j][gate];
             }
             float a = next[k] + sum_of_gate(sums, q);
-            next[k] = exists && t + FORWARD_AHEAD < T ? gates[FORWARD_AHEAD * GATES * step] : 0;
+            next[k] = exists && t + AHEAD < T ? gates[AHEAD * GATES * step] : 0;
             float curve = falling(q == 3 ? 2 * fabsf(a) : -a), tangent = hyperbolic_tangent(a, curve);
             own = q == 3 ? tangent : curve;
             float i = of_quad(own, 0), f = of_quad(own, 1), o = of_quad(own, 2), g = of_quad(own, 3);
@@ -122,7 +120,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
     const S* Wh, long long by_row, long long by_column, const float* gates, const float* c, const float* c0,
     const void* outer, int wide, long long by_step, long long by_outer_row, long long by_unit, A* da, float* dh,
     float* dc, unsigned T, unsigned N, unsigned H) {
-    constexpr unsigned PARTS = UNITS / 4;  // of a lane's quarter, one unit each
+    constexpr unsigned PARTS = UNITS / 4, AHEAD = 3;  // of a lane's quarter, one unit each; as above
     const unsigned u = threadIdx.x / GATES, q = threadIdx.x % GATES, state = blockIdx.x * H + u;
     const bool exists = u < H;
     float* told = reinterpret_cast<float*>(shared_memory());  // da in the order 4u + gate, in two buffers
@@ -137,22 +135,24 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
                 exists && from < H ? widen(Wh[u * by_row + (size_t(gate) * H + from) * by_column]) : 0;
         }
     const unsigned step = N * H, own_gate = 3 * blockIdx.x * H + state + q * H;
-    long long outside = (T - 1) * by_step + blockIdx.x * by_outer_row + u * by_unit;
+    const int size = wide ? sizeof(float) : sizeof(S);
+    const char* outside =
+        static_cast<const char*>(outer) + ((T - 1) * by_step + blockIdx.x * by_outer_row + u * by_unit) * size;
+    by_step *= size;
     float carried = exists ? dh[state] : 0, dc_t = exists ? dc[state] : 0;
-    float c_t = exists ? c[size_t(T - 1) * step + state] : 0;
+    float first_c = exists ? c0[state] : 0, c_t = exists ? c[size_t(T - 1) * step + state] : 0;
 
     struct {
         float gate, prev_c;
         unsigned dh;  // its bits: whatever is done with what is on its way waits for it
-    } next[BACKWARD_AHEAD];
+    } next[AHEAD];
     auto prefetch = [&](unsigned k, unsigned left) {  // of steps, with this one
         bool needed = exists && left > 0;
-        const float* prev_c = left > 1 ? c + size_t(left - 2) * step : c0;
         next[k].gate = needed ? gates[size_t(left - 1) * (GATES * step) + own_gate] : 0;
-        next[k].prev_c = needed ? prev_c[state] : 0;
+        next[k].prev_c = exists && left > 1 ? c[size_t(left - 2) * step + state] : first_c;
         next[k].dh = !needed || !outer ? 0
-                     : wide            ? static_cast<const unsigned*>(outer)[outside]
-                                       : bits_of(static_cast<const S*>(outer)[outside]);
+                     : wide            ? *reinterpret_cast<const unsigned*>(outside)
+                                       : bits_of(*reinterpret_cast<const S*>(outside));
         outside -= by_step;
     };
     // What of a step does not wait for dh: da of a gate is the gradient of what it is multiplied into, times what it is
@@ -167,12 +167,12 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
         dh_t = wide ? float_from_bits(next[k].dh) : widen(from_bits<S>(next[k].dh)), c_t = prev_c;
     };
 #pragma unroll
-    for (unsigned k = 0; k < BACKWARD_AHEAD; ++k) prefetch(k, T > k ? T - k : 0);
+    for (unsigned k = 0; k < AHEAD; ++k) prefetch(k, T > k ? T - k : 0);
     prepare(0);
 
-    for (unsigned first = 0; first < T; first += BACKWARD_AHEAD)
+    for (unsigned first = 0; first < T; first += AHEAD)
 #pragma unroll
-        for (unsigned k = 0; k < BACKWARD_AHEAD; ++k) {
+        for (unsigned k = 0; k < AHEAD; ++k) {
             unsigned left = T - first - k;
             if (left == 0) break;
             dh_t += carried;
@@ -187,13 +187,15 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
 #pragma unroll
             for (unsigned part = 0; part < PARTS; ++part) {
                 Sixteen four = reinterpret_cast<const Sixteen*>(rows)[part * 4 + q];
+                if (part == 0) {  // while that is on its way
+                    if (exists) da[size_t(left - 1) * (GATES * step) + own_gate] = own;
+                    prefetch(k, left > AHEAD ? left - AHEAD : 0);
+                }
 #pragma unroll
                 for (unsigned gate = 0; gate < GATES; ++gate)
                     sums[gate] += float_from_bits(four.word[gate]) * weight[part][gate];
             }
-            if (exists) da[size_t(left - 1) * (GATES * step) + own_gate] = own;
-            prefetch(k, left > BACKWARD_AHEAD ? left - BACKWARD_AHEAD : 0);
-            prepare((k + 1) % BACKWARD_AHEAD);
+            prepare((k + 1) % AHEAD);
             carried = sum_of_quad((sums[0] + sums[1]) + (sums[2] + sums[3]));
         }
     if (exists && q == 0) dh[state] = carried, dc[state] = dc_t;
