@@ -139,6 +139,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
     const char* outside =
         static_cast<const char*>(outer) + ((T - 1) * by_step + blockIdx.x * by_outer_row + u * by_unit) * size;
     by_step *= size;
+    da += size_t(T - 1) * (GATES * step) + own_gate;
     float carried = exists ? dh[state] : 0, dc_t = exists ? dc[state] : 0;
     float first_c = exists ? c0[state] : 0, c_t = exists ? c[size_t(T - 1) * step + state] : 0;
 
@@ -188,7 +189,8 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
             for (unsigned part = 0; part < PARTS; ++part) {
                 Sixteen four = reinterpret_cast<const Sixteen*>(rows)[part * 4 + q];
                 if (part == 0) {  // while that is on its way
-                    if (exists) da[size_t(left - 1) * (GATES * step) + own_gate] = own;
+                    if (exists) *da = own;
+                    da -= GATES * step;
                     prefetch(k, left > AHEAD ? left - AHEAD : 0);
                 }
 #pragma unroll
