@@ -68,7 +68,7 @@ check=$!
 # Of the suite, what computes on the GPU: tests that run over array libraries have theirs in their name. Those of
 # test_cupy_*.py run on an emulated device, here as anywhere. A warning of a library of this machine is no wrong number.
 part suite 120 "$python" -m pytest -q -W default -p no:cacheprovider "${several[@]}" \
-    --require=cupy --require=cupy_grid --require=cupy_step --require=cupy_fused \
+    --require=cupy --require=cupy_rows --require=cupy_grid --require=cupy_step --require=cupy_fused \
     -k '(cupy or torch-cuda) and not test_cupy_'
 judge $?
 wait "$check"

@@ -405,6 +405,19 @@ extern "C" int describe_{k}(int* sizes) {{ return describe(&{name}, sizes); }}
 """
 
 
+def blocks_at_once(expression, blocks):
+    """Of a launch of an engine's kernel, by its C++ name: how many wait for each other, 0 if not even threads do."""
+    name, _, types = expression.rstrip(">").partition("<")
+    types = types.split(", ")
+    if name.startswith("grid::"):
+        return blocks
+    if name.startswith("cluster_"):
+        return int(types[3 if name == "cluster_backward" else 2])
+    if name.endswith("_step"):
+        return int(types[-1])
+    return int(name.startswith("rows_"))
+
+
 class Kernels:
     """The kernels of a source by their C++ names, compiled when the first of them is asked for.
 

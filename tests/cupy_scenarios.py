@@ -3,6 +3,7 @@
 Each scenario prints what happened as JSON.
 """
 
+import ctypes
 import gc
 import json
 import os
@@ -13,6 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 from cupy_without_gpu import MACHINE, install
+from fake_cupy import dtype_of
+from problems import GRADIENTS, random_problem, reference, rounded, run
 
 from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, recording, testing
 from lstm_xp.checks import Problem
@@ -77,6 +80,41 @@ def every_engine():
                         graphs.add((engine, order.get("training", True), *replayed))
                 ran.append((engine, dtype, precision))
     return {"ran": ran, "graphs": sorted(graphs), "waits": MACHINE.waits}
+
+
+def numbers():
+    """Outputs and gradients of every engine, and of recorded calls: their errors as shares of their limits."""
+    import cupy as cp
+    from cupy_on_cpu import Processor, on_host
+
+    MACHINE.processor, found = Processor(MACHINE.rule), {}
+
+    def share(results, expected, dtype, T):
+        kinds = {name: "gradient" if name in GRADIENTS else "forward" for name in results}
+        return max(
+            testing.relative_error(on_host(v), expected[name]) / testing.limit(dtype, kinds[name], T)
+            for name, v in results.items()
+        )
+
+    def given(dtype, seed, **sizes):
+        values = rounded(random_problem(N=3, T=36, D=5, H=20, seed=seed), dtype)
+        return values, {name: cp.asarray(value.astype(dtype_of(dtype))) for name, value in values.items()}
+
+    for engine in engines.candidates("cupy")[:-1]:
+        for dtype in ("float32", "bfloat16"):
+            for reverse in (False, True):
+                values, arrays = given(dtype, 1)
+                results = run(arrays, engine=engine, reverse=reverse)
+                expected = reference(values, reverse=reverse)
+                found[f"{engine}, {dtype}, {reverse}"] = share(results, expected, dtype, 36)
+        _, arrays = given("float32", 2)
+        call = recorded(run, arrays, engine=engine)
+        call()
+        values, others = given("float32", 3)
+        for name, v in others.items():
+            ctypes.memmove(arrays[name].data.ptr, v.data.ptr, v.nbytes)
+        found[f"{engine}, recorded"] = share(call(), reference(values), "float32", 36)
+    return {"shares": found, "waits": MACHINE.waits}
 
 
 def products():

@@ -1,8 +1,9 @@
 """CuPy itself, with no driver: `install` puts something in the place of the CUDA runtime, driver and cuBLAS.
 
 Device memory is memory of this processor. Kernels of `.cu` files are compiled by NVRTC, for compute capability 9.0, and
-loaded; CuPy's own are not. Nothing that is launched runs: every number is anybody's guess, and what is proved is that
-CuPy takes what it is asked for. It comes before CuPy is imported, in a process of its own, which ends by `os._exit`.
+loaded; CuPy's own are not. Nothing that is launched runs, unless `MACHINE.processor` computes it (cupy_on_cpu.py): every
+number is anybody's guess, and what is proved is that CuPy takes what it is asked for. It comes before CuPy is imported,
+in a process of its own, which ends by `os._exit`.
 """
 
 import ctypes
@@ -35,6 +36,7 @@ class Machine:
         self.launches, self.waits, self.wrong, self.products = [], 0, [], []
         self.modules, self.functions, self.launched, self.graphs = {}, {}, set(), {}
         self.multiplied, self.bound = set(), set()  # threads that have a context
+        self.processor = None
 
     def new(self, kept=None, among=None):
         """The handle of something."""
@@ -54,26 +56,39 @@ class Machine:
         self.rule(not self.capturing, f"{name} is loaded while a stream captures")
         return self.new(name, self.functions)
 
-    def launch(self, function, gx, gy, gz, bx, by, bz, shared, stream, *_):
+    def launch(self, function, gx, gy, gz, bx, by, bz, shared, stream, parameters=0, extra=0):
         name, into = self.functions[function], self.capturing.get(stream)
         self.rule(threading.get_ident() in self.bound, f"{name} is launched in a thread that has no context")
         self.rule(gx < 2**31 and gy < 2**16 and gz < 2**16 and bx * by * bz <= 1024, f"{name}: grid or block")
         self.rule(into is None or name in self.launched, f"{name} is launched for the first time while captured")
         self.launched.add(name)
-        (self.launches if into is None else into).append((name, (gx, gy), bx, stream))
+        work = self.processor and self.processor.launch(name, (gx, gy), bx, shared, parameters, extra)
+        self._take((name, (gx, gy), bx, stream, work), into)
+
+    def _take(self, launch, into):
+        (self.launches if into is None else into).append(launch)
+        if into is None and launch[-1]:
+            launch[-1]()
 
     def multiply(self, product):
-        into, kind = self.capturing.get(product["stream"]), tuple(product.values())[:-2]
+        into, kind = self.capturing.get(product["stream"]), tuple(product[part] for part in KIND)
+        work = self.processor and self.processor.multiply(product)
         if into is None:
             self.multiplied.add(kind)
             self.products.append(product)
+            if work:
+                work()
             return
         self.rule(kind in self.multiplied, "a product is captured whose kernel may not be loaded")
         self.rule(product["room"] >= 1 << 25, "a product is captured for which cuBLAS would allocate memory")
-        into.append(("product", (1, 1), 1, product["stream"]))
+        into.append(("product", (1, 1), 1, product["stream"], work))
 
     def replay(self, graph, stream):
-        self.launches.append((f"graph of {len(self.graphs[graph])}", (1, 1), 1, stream))
+        nodes = self.graphs[graph]
+        self.launches.append((f"graph of {sum(name != 'memory' for name, *_ in nodes)}", (1, 1), 1, stream, None))
+        for *_, work in nodes:
+            if work:
+                work()
 
     def wait(self, *_):
         self.waits += 1
@@ -85,11 +100,30 @@ libc.aligned_alloc.restype, libc.aligned_alloc.argtypes, libc.free.argtypes = WO
 
 
 def _allocate(size, *_):
-    return libc.aligned_alloc(512, -(-size // 512) * 512)
+    """NaN in every dtype."""
+    size = -(-size // 512) * 512
+    return ctypes.memset(libc.aligned_alloc(512, size), 0xFF, size)
 
 
 def _copy(target, source, size, *_):
     ctypes.memmove(target, source, size)
+
+
+def _set(start, value, size, *_):
+    ctypes.memset(start, value, size)
+
+
+def _to_stream(function):
+    """What a stream does, its last argument."""
+
+    def call(*arguments):
+        into = MACHINE.capturing.get(arguments[-1])
+        if into is None:
+            function(*arguments)
+        else:
+            into.append(("memory", (1, 1), 1, arguments[-1], lambda: function(*arguments)))
+
+    return call
 
 
 def _properties(*_):
@@ -122,9 +156,8 @@ RUNTIME = {
     "getDeviceProperties": _properties, "driverGetVersion": lambda: 13000, "runtimeGetVersion": lambda: 13000,
     "_ensure_context": _binding(_nothing), "malloc": _binding(_allocate), "free": libc.free,
     "memGetInfo": _binding(lambda: (2**34, 2**36)),
-    "hostAlloc": _allocate, "freeHost": libc.free, "memcpy": _copy, "memcpyAsync": _copy,
-    "memset": lambda start, value, size: ctypes.memset(start, value, size) and None,
-    "memsetAsync": lambda start, value, size, _: ctypes.memset(start, value, size) and None,
+    "hostAlloc": _allocate, "freeHost": libc.free, "memcpy": _copy, "memcpyAsync": _to_stream(_copy),
+    "memset": _set, "memsetAsync": _to_stream(_set),
     "deviceSynchronize": MACHINE.wait, "streamSynchronize": MACHINE.wait, "eventSynchronize": MACHINE.wait,
     "streamWaitEvent": _nothing, "eventRecord": _nothing, "eventDestroy": _nothing,
     "eventCreateWithFlags": lambda _: MACHINE.new(),
@@ -182,19 +215,22 @@ static long long room;
 int cublasSetStream_v2(void*, void* given) { stream = given; room = 0; return 0; }
 int cublasSetWorkspace_v2(void*, void*, size_t bytes) { room = bytes; return 0; }
 int (*seen)(long long*);
+int cublasGemmStridedBatchedEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at,
+                               int lda, long long by_A, const void* B, int bt, int ldb, long long by_B,
+                               const void* beta, void* C, int ct, int ldc, long long by_C, int count, int compute,
+                               int) {
+    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, count, (long long)stream, room,
+                       (long long)alpha, (long long)A, by_A, (long long)B, by_B, (long long)beta, (long long)C, by_C};
+    return seen(all);
+}
 int cublasGemmEx(void*, int ta, int tb, int m, int n, int k, const void* alpha, const void* A, int at, int lda,
                  const void* B, int bt, int ldb, const void* beta, void* C, int ct, int ldc, int compute, int) {
-    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, 1, (long long)stream, room};
-    return seen(all);
-}
-int cublasGemmStridedBatchedEx(void* handle, int ta, int tb, int m, int n, int k, const void* alpha, const void* A,
-                               int at, int lda, long long, const void* B, int bt, int ldb, long long,
-                               const void* beta, void* C, int ct, int ldc, long long, int count, int compute, int) {
-    long long all[] = {ta, tb, m, n, k, at, lda, bt, ldb, ct, ldc, compute, count, (long long)stream, room};
-    return seen(all);
+    return cublasGemmStridedBatchedEx(0, ta, tb, m, n, k, alpha, A, at, lda, 0, B, bt, ldb, 0, beta, C, ct, ldc, 0, 1,
+                                      compute, 0);
 }
 """
-PRODUCT = "transa transb m n k Atype lda Btype ldb Ctype ldc compute count stream room".split()
+KIND = "transa transb m n k Atype lda Btype ldb Ctype ldc compute count".split()
+PRODUCT = [*KIND, *"stream room alpha A by_A B by_B beta C by_C".split()]
 
 
 def _make_cublas():
@@ -238,10 +274,10 @@ def _leave_out_cupys_own_kernels(compiler):
     compiler._compile_using_nvrtc_no_warning = only_ours
 
 
-def _launch_programmatically(config, function, *_):
+def _launch_programmatically(config, function, parameters, extra):
     config = config._obj
     sides = [getattr(config, f"{side}Dim{axis}") for side in ("grid", "block") for axis in "XYZ"]
-    MACHINE.launch(function, *sides, config.sharedMemBytes, config.hStream or 0)
+    MACHINE.launch(function, *sides, config.sharedMemBytes, config.hStream or 0, parameters or 0, extra)
     return 0
 
 

@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 import cluster_emulation
 import numpy as np
 import step_emulation
+from cuda_on_cpu import blocks_at_once
 
 from lstm_xp.engines.cuda import grid, programmatic
 
@@ -423,10 +424,8 @@ class Fake:
             self.calls.append((name, types, grid, *map(int, arguments[-3:])))
             emulated = STEPS[name](self, types.split(", "), grid, block, arguments)
             if self.compiled is not None:
-                together = {}
-                if name.endswith("_step") or name.startswith("rows_"):
-                    blocks = int(types.split(", ")[-1]) if name.endswith("_step") else 1
-                    together = {"together": blocks, "shared": shared, "seed": self.seed}
+                blocks = blocks_at_once(expression, grid[0])
+                together = {"together": blocks, "shared": shared, "seed": self.seed} if blocks else {}
                 self.run_compiled(expression, grid, block, arguments, **together)
             elif emulated:
                 with np.errstate(all="ignore"):
@@ -893,11 +892,20 @@ def _chunk_step(fake, types, grid, block, arguments, backward=False):
     return run
 
 
+def _chunk_sum(fake, types, grid, block, arguments):
+    (parts, out), (count, size), dtype = arguments[:2], map(int, arguments[2:]), dtype_of(NAMES[types[0]])
+    assert grid[0] * block[0] >= size > (grid[0] - 1) * block[0]
+    parts = fake.view(int(parts), (count, size), (size, 1), dtype)
+    out = fake.view(int(out), (size,), (1,), dtype)
+    return lambda: np.copyto(out, sum(parts[1:], parts[0]))
+
+
 CHUNK = ("first", "gates", "c", "c0", "h", "kept", "da", "dc", "by_step", "by_row", "by_unit")
 STEPS |= {
     "fill_chunk": _fill_chunk,
     "chunk_forward": _chunk_step,
     "chunk_backward": partial(_chunk_step, backward=True),
+    "chunk_sum": _chunk_sum,
 }
 
 

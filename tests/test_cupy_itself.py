@@ -1,7 +1,6 @@
 """CuPy itself takes what the engines ask of it: its own code, with nothing in the place of a GPU (cupy_without_gpu.py).
 
-What fake_cupy.py pretends is NumPy; here names, arguments, dtypes, devices and the rules of capture are CuPy's. Nothing
-is computed.
+What fake_cupy.py pretends is NumPy; here names, arguments, memory, dtypes, devices and the rules of capture are CuPy's.
 """
 
 import json
@@ -56,6 +55,20 @@ def test_every_engine_dtype_and_order():
         ["cupy_step", False, 32, 32],
         ["cupy_step", True, 32, 32, 32, 32],
     ]
+
+
+def test_numbers():
+    """Those of calls on rows of one length, whose kernels are all the engines' own: computed here (cupy_on_cpu.py)."""
+    if not shutil.which("c++filt"):
+        pytest.skip("c++filt is not installed")
+    shares = scenario("numbers")["shares"]
+    expected = {
+        f"{engine}, {kind}"
+        for engine in engines.candidates("cupy")[:-1]
+        for kind in ("float32, False", "float32, True", "bfloat16, False", "bfloat16, True", "recorded")
+    }
+    assert set(shares) == expected
+    assert 0 < max(shares.values()) <= 1
 
 
 def test_products_are_in_the_table_of_cublas():

@@ -40,9 +40,9 @@ def test_awkward_shapes_cover_the_axes():
     assert {(N, T) for N, T, _, _ in sizes.AWKWARD} == {(n, t) for n in N for t in T}
 
 
-def test_the_grid_has_forty_shapes_and_starts_with_one_of_each_class():
+def test_the_grid_has_some_forty_shapes_and_starts_with_one_of_each_class():
     grid = sizes.grid()
-    assert len(grid) == len(set(grid)) == 40
+    assert len(grid) == len(set(grid)) == 41
     assert set(grid) == {size for each in sizes.CLASSES.values() for size in each}
     assert {sizes.class_of(size) for size in grid[: len(sizes.CLASSES)]} == set(sizes.CLASSES)
 

@@ -69,21 +69,18 @@ class Engine(Whole):
                 self._forward_step_by_step(sizes, gates, h0, c0.ptr, Wh, h.ptr, c.ptr, keep)
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
-        import cupy as cp
-
         (T, N, H), (outer, *by) = sizes, dh
         computed = computed_with(Wh.dtype)
         states = computed if wide else Wh.dtype
         with chunks.leased(self._steps(Wh, N, H, states), T) as runner:
             if runner:
                 runner.Wh[...] = Wh
-                before, size = cp.ndarray((N, H), computed, dh_t), N * H * computed.itemsize
                 runner.result.data.memset_async(0, runner.result.nbytes)
-                runner.result.data.copy_from_device_async(dh_t, size)
+                runner.result.data.copy_from_device_async(dh_t, N * H * computed.itemsize)
                 by = dict(zip(("by_step", "by_row", "by_unit"), by, strict=True))
                 words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": outer, "da": da.ptr, "dc": dc_t.ptr}
                 runner.run(T, **words, **by)
-                runner.result.sum(axis=0, out=before)
+                runner.sum_into(dh_t.ptr)
             else:
                 self._backward_step_by_step(sizes, dh, states, dh_t, dc_t.ptr, gates.ptr, c.ptr, c0.ptr, Wh, da)
 

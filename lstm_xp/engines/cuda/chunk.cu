@@ -87,3 +87,13 @@ __global__ void chunk_backward(
 #pragma unroll
     for (unsigned j = 0; j < 4; ++j) da[j * H] = factor[j * H] = values[j];
 }
+
+// The parts of the last product, added in the order in which the steps add theirs.
+template <typename W>
+__global__ void chunk_sum(const W* __restrict__ parts, W* __restrict__ sum, unsigned count, unsigned size) {
+    unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= size) return;
+    W v = parts[place];
+    for (unsigned k = 1; k < count; ++k) v += parts[size_t(k) * size + place];
+    sum[place] = v;
+}

@@ -27,6 +27,7 @@ PARTS, WHOLE = 4, 1024
 EXPRESSIONS = (
     *(f"{KERNELS[0]}<{types(dtype)}>" for dtype in TYPES),
     *(f"{KERNELS[1]}<{types(*dtypes)}, {parts}>" for dtypes in GRADIENTS for parts in (1, PARTS)),
+    *(f"chunk_sum<{W}>" for W in ("float", "double")),
 )
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
@@ -103,8 +104,8 @@ class Runner:
         factor = self.factor.reshape(N, parts, depth // parts).swapaxes(0, 1)
         Wh = (self.Wh.T if steps.backward else self.Wh).reshape(parts, depth // parts, width)
         self._product = FixedProduct(factor, Wh, self.result, precision=steps.precision)
-        names = "fill_chunk", steps.expression
-        self._fill, self._cell = (kernels.function(FILES, name, names) for name in names)
+        names = "fill_chunk", steps.expression, f"chunk_sum<{types(steps.computed.name).partition(', ')[0]}>"
+        self._fill, self._cell, self._sum = (kernels.function(FILES, name, names) for name in names)
 
     def prepare(self, count):
         """Capture what so many steps lack."""
@@ -128,6 +129,12 @@ class Runner:
             self._fill((1,), (1,), (self.chunk.data.ptr, first, *words))
             self.graphs[length].launch()
             done += length
+
+    def sum_into(self, out):
+        """The result of the last product, where its parts are one, to an address."""
+        size = self.steps.N * self.steps.H
+        counts = np.uint32(self.steps.parts), np.uint32(size)
+        self._sum((-(-size // BLOCK),), (BLOCK,), (self.result.data.ptr, out, *counts))
 
     def _launch(self, count):
         with blas.working(self.workspace.data):
