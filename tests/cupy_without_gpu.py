@@ -1,9 +1,9 @@
 """CuPy itself, with no driver: `install` puts something in the place of the CUDA runtime, driver and cuBLAS.
 
 Device memory is memory of this processor. Kernels of `.cu` files are compiled by NVRTC, for compute capability 9.0, and
-loaded; CuPy's own are not. Nothing that is launched runs, unless `MACHINE.processor` computes it (cupy_on_cpu.py): every
-number is anybody's guess, and what is proved is that CuPy takes what it is asked for. It comes before CuPy is imported,
-in a process of its own, which ends by `os._exit`.
+loaded; CuPy's own are not. Nothing that is launched runs, unless `MACHINE.processor` computes it (cupy_on_cpu.py):
+every number is anybody's guess, and what is proved is that CuPy takes what it is asked for. It comes before CuPy is
+imported, in a process of its own, which ends by `os._exit`.
 """
 
 import ctypes
