@@ -139,11 +139,11 @@ def run(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
     used = chosen.name if isinstance(engine, str) else chosen
     at_once = hasattr(chosen, "layer")
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
-    whole = hasattr(chosen, "sequence") and lengths is None and N and T
+    whole = hasattr(chosen, "sequence") and N and T
     if whole and (training or len(_chunks(T, N, H, problem.array_library)) == 1):
-        h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, keep=training)
+        h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, lengths, keep=training)
         kept = (x, h0, c0, Wx, Wh, h, c, gates) if training else (None,) * 8
-        return h, SequenceCache(*kept, h_n, c_n, None, reverse, problem.precision, used)
+        return h, SequenceCache(*kept, h_n, c_n, lengths, reverse, problem.precision, used)
 
     timeline = Timeline(N, T, lengths, reverse, xp, problem.device)
     wide, narrow = conversions(x, xp)
@@ -289,7 +289,7 @@ def lstm_backward(
         f"x {(N, T, D)} and Wh {tuple(Wh.shape)}",
     )
     engine = engines.load(cache.engine, cache.precision)
-    if hasattr(engine, "sequence_gradients") and cache.lengths is None and N and T and engine.gradients_suit(cache):
+    if hasattr(engine, "sequence_gradients") and N and T and engine.gradients_suit(cache):
         return SequenceGradients(*engine.sequence_gradients(dh, dh_n, dc_n, cache, need_dx=need_dx))
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)

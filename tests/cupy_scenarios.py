@@ -102,11 +102,12 @@ def numbers():
 
     for engine in engines.candidates("cupy")[:-1]:
         for dtype in ("float32", "bfloat16"):
+            values, arrays = given(dtype, 1)
             for reverse in (False, True):
-                values, arrays = given(dtype, 1)
-                results = run(arrays, engine=engine, reverse=reverse)
-                expected = reference(values, reverse=reverse)
-                found[f"{engine}, {dtype}, {reverse}"] = share(results, expected, dtype, 36)
+                for lengths in (None, [36, 0, 7]):
+                    results = run(arrays, engine=engine, reverse=reverse, lengths=lengths)
+                    expected = reference(values, lengths, reverse)
+                    found[f"{engine}, {dtype}, {reverse}, {lengths}"] = share(results, expected, dtype, 36)
         _, arrays = given("float32", 2)
         call = recorded(run, arrays, engine=engine)
         call()

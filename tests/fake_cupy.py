@@ -771,19 +771,46 @@ def _step(fake, types, grid, block, arguments, backward=False):
 # The kernel of stages.cu, likewise.
 
 
+class Order:
+    """timeline.cuh, on arrays (T, N, K): where each step is taken from, and which are behind the lengths."""
+
+    def __init__(self, lengths, reverse, T, N):
+        time = np.arange(T)[:, None]
+        self.lengths = np.full(N, T) if lengths is None else lengths
+        self.valid = (time < self.lengths)[..., None]
+        self.place = np.where(reverse & self.valid[..., 0], self.lengths - 1 - time, time), np.arange(N)
+
+    def steps(self, v):
+        return np.where(self.valid, v[self.place], 0).astype(v.dtype)
+
+    def restored(self, v):
+        out = np.empty_like(v)
+        out[self.place] = np.where(self.valid, v, 0)
+        return out
+
+
+def _timeline(fake, lengths, reverse, T, N):
+    assert lengths or not reverse
+    lengths = fake.view(lengths, (N,), (1,), np.dtype(np.int64)) if lengths else None
+    assert lengths is None or np.all(lengths >= 0)
+    assert not reverse or np.all(lengths <= T)
+    return Order(lengths, bool(reverse), T, N)
+
+
 def _arrange(fake, types, grid, block, arguments):
-    v, by_step, by_row, by_feature, rows, bias, by_column, a, N, K, columns = map(int, arguments)
+    v, by_step, by_row, by_feature, rows, bias, by_column, a, lengths, reverse, N, K, columns = map(int, arguments)
     S, R, W = (dtype_of(NAMES[type]) for type in types)
     T = grid[0] // N
     assert T * N == grid[0]
     v = fake.view(v, (T, N, K), (by_step, by_row, by_feature), S)
+    order = _timeline(fake, lengths, reverse, T, N)
     rows = fake.view(rows, (T * N, K), (K, 1), R) if rows else None
     bias = fake.view(bias, (columns,), (by_column,), S) if bias else np.ones(1, W)
     a = fake.view(a, (T * N, columns), (columns, 1), W) if a else None
 
     def run():
         if rows is not None:
-            rows[...] = v.reshape(T * N, K)
+            rows[...] = order.steps(v).reshape(T * N, K)
         if a is not None:
             a[...] = bias
 
@@ -794,19 +821,23 @@ def _arrange(fake, types, grid, block, arguments):
 
 
 def _factors(fake, types, grid, block, arguments):
-    (x, *by_x, h, h_step, h_row, h_unit, h0), (*by_h0, rows, N, D, H, pitch) = arguments[:9], map(int, arguments[9:])
+    x, *by_x, h, h_step, h_row, h_unit, h0 = arguments[:9]
+    *by_h0, rows, lengths, reverse, N, D, H, pitch = map(int, arguments[9:])
     S, R, _ = (dtype_of(NAMES[type]) for type in types)
     T = grid[0] // N
     assert T * N == grid[0]
     assert pitch > D + H
     x = fake.view(x, (T, N, D), by_x, S)
-    h = fake.view(h, (T - 1, N, H), (h_step, h_row, h_unit), S) if T > 1 else None
+    order = _timeline(fake, lengths, reverse, T, N)
+    last = T if lengths else T - 1  # reversed rows may begin with any step
+    h = fake.view(h, (last, N, H), (h_step, h_row, h_unit), S) if T > 1 else None
     h0 = fake.view(h0, (1, N, H), (0, *by_h0), S) if h0 else np.zeros((1, N, H), S)
     rows = fake.view(rows, (T, N, pitch), (N * pitch, pitch, 1), R)
 
     def run():
-        rows[..., :D] = x
-        rows[..., D : D + H] = h0 if h is None else np.concatenate([h0, h])
+        rows[..., :D] = order.steps(x)
+        before = [h0] if h is None else [h0, (order.steps(h) if lengths else h)[: T - 1]]
+        rows[..., D : D + H] = np.where(order.valid, np.concatenate(before), 0)
         rows[..., D + H], rows[..., D + H + 1 :] = 1, 0
 
     return run
@@ -823,6 +854,76 @@ def _rounded(fake, types, grid, block, arguments):
     return run
 
 
+def _saturate(fake, types, grid, block, arguments):
+    a, lengths, N, H = map(int, arguments)
+    T, W = grid[0] // N, dtype_of(NAMES[types[0]])
+    a = fake.view(a, (T, N, 4 * H), (4 * N * H, 4 * H, 1), W)
+    order, big = _timeline(fake, lengths, 0, T, N), 0.9 * float(np.finfo(W).max) / 2
+    return lambda: np.copyto(a, np.repeat(np.array([-big, big, -big, 0], W), H), where=~order.valid)
+
+
+def _restore(fake, types, grid, block, arguments):
+    given, to, lengths, reverse, N, K = map(int, arguments)
+    T, R = grid[0] // N, dtype_of(NAMES[types[0]])
+    assert (given != to) == bool(reverse)
+    order = _timeline(fake, lengths, reverse, T, N)
+    given, to = (fake.view(v, (T, N, K), (N * K, K, 1), R) for v in (given, to))
+    return lambda: np.copyto(to, order.restored(given))
+
+
+def _last(fake, types, grid, block, arguments):
+    h, c, h0, *by_h0, c0, c0_row, c0_unit, h_n, c_n, lengths, N, H = map(int, arguments)
+    S, W = (dtype_of(NAMES[type]) for type in types)
+    assert grid == (N,)
+    lengths = fake.view(lengths, (N,), (1,), np.dtype(np.int64))
+    T, rows = max(1, int(lengths.max())), np.arange(N)
+    h, c = (fake.view(v, (T, N, H), (N * H, H, 1), dtype) for v, dtype in ((h, S), (c, W)))
+    h0, c0 = _of_state(fake, h0, by_h0, N, H, S), _of_state(fake, c0, (c0_row, c0_unit), N, H, S)
+    h_n, c_n = (fake.view(v, (N, H), (H, 1), S) for v in (h_n, c_n))
+
+    def run():
+        some = (lengths > 0)[:, None]
+        h_n[...] = np.where(some, h[lengths - 1, rows], h0)
+        c_n[...] = np.where(some, c[lengths - 1, rows].astype(S), c0)
+
+    return run
+
+
+def _of_state(fake, address, by, N, H, dtype):
+    """A state that may be null for zeros."""
+    return fake.view(address, (N, H), by, dtype) if address else np.zeros((N, H), dtype)
+
+
+def _enter(fake, types, grid, block, arguments):
+    dh, *by, dh_n, n_row, n_unit, to, lengths, reverse, N, H = map(int, arguments)
+    S, W = (dtype_of(NAMES[type]) for type in types)
+    T = grid[0] // N
+    order = _timeline(fake, lengths, reverse, T, N)
+    dh = fake.view(dh, (T, N, H), by, S) if dh else np.zeros((T, N, H), S)
+    dh_n, to = _of_state(fake, dh_n, (n_row, n_unit), N, H, S), fake.view(to, (T, N, H), (N * H, H, 1), W)
+
+    def run():
+        to[...] = order.steps(dh)
+        some = order.lengths > 0
+        to[order.lengths[some] - 1, np.flatnonzero(some)] += dh_n[some].astype(W)
+
+    return run
+
+
+def _straight(fake, types, grid, block, arguments):
+    dh_n, h_row, h_unit, dc_n, c_row, c_unit, dh, dc, lengths, H = map(int, arguments)
+    (N,), (S, W) = grid, (dtype_of(NAMES[type]) for type in types)
+    none = fake.view(lengths, (N,), (1,), np.dtype(np.int64)) == 0
+    given = _of_state(fake, dh_n, (h_row, h_unit), N, H, S), _of_state(fake, dc_n, (c_row, c_unit), N, H, S)
+    found = [fake.view(v, (N, H), (H, 1), W) for v in (dh, dc)]
+
+    def run():
+        for v, out in zip(given, found, strict=True):
+            out[none] = v[none]
+
+    return run
+
+
 JOB = (
     "first", "steps", "gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit",
 )  # fmt: skip
@@ -830,6 +931,11 @@ STEPS = {
     "arrange": _arrange,
     "factors": _factors,
     "rounded": _rounded,
+    "saturate": _saturate,
+    "restore": _restore,
+    "last": _last,
+    "enter": _enter,
+    "straight": _straight,
     "fill": _fill,
     "pack": _pack,
     "pack_rows": _pack_rows,

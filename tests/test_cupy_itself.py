@@ -58,15 +58,17 @@ def test_every_engine_dtype_and_order():
 
 
 def test_numbers():
-    """Those of calls on rows of one length, whose kernels are all the engines' own: computed here (cupy_on_cpu.py)."""
+    """Those of whole calls, whose kernels are all the engines' own: computed here (cupy_on_cpu.py)."""
     if not shutil.which("c++filt"):
         pytest.skip("c++filt is not installed")
     shares = scenario("numbers")["shares"]
     expected = {
-        f"{engine}, {kind}"
+        f"{engine}, {dtype}, {reverse}, {lengths}"
         for engine in engines.candidates("cupy")[:-1]
-        for kind in ("float32, False", "float32, True", "bfloat16, False", "bfloat16, True", "recorded")
-    }
+        for dtype in ("float32", "bfloat16")
+        for reverse in (False, True)
+        for lengths in (None, [36, 0, 7])
+    } | {f"{engine}, recorded" for engine in engines.candidates("cupy")[:-1]}
     assert set(shares) == expected
     assert 0 < max(shares.values()) <= 1
 

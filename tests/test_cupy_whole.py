@@ -4,11 +4,24 @@ import fake_cupy
 import numpy as np
 import pytest
 from on_fake import LIB, forget, machine_of, plain
-from problems import GRADIENTS, backward, compare, forward, random_problem, reference, rounded, run, same_bits
+from problems import (
+    GRADIENTS,
+    ORDERS,
+    backward,
+    compare,
+    forward,
+    orders,
+    random_problem,
+    reference,
+    rounded,
+    run,
+    same_bits,
+)
 from test_cupy_engines import whole
 
 from lstm_xp.engines import cupy_cluster, cupy_fused
 from lstm_xp.engines.cuda import whole as calls
+from lstm_xp.testing import assert_close
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -48,27 +61,28 @@ LAYOUTS = {
 
 
 @dtypes
-@pytest.mark.parametrize("reverse", [False, True])
+@orders
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_arrays_of_any_strides(machine, layout, reverse, dtype):
+def test_arrays_of_any_strides(machine, layout, order, dtype):
     values = random_problem(H=6)
     arrays = arrays_of(values, dtype)
     odd = {name: LAYOUTS[layout](v) for name, v in arrays.items()}
-    results = run(odd, engine=engine_of(dtype), reverse=reverse)
+    results = run(odd, engine=engine_of(dtype), **order)
     assert "factors" in used(machine)
     compare({name: np.asarray(v) for name, v in results.items()},
-            reference(rounded(values, dtype), reverse=reverse), arrays["x"], 5)  # fmt: skip
+            reference(rounded(values, dtype), **order), arrays["x"], 5)  # fmt: skip
     machine.used()
 
 
 @dtypes
 @pytest.mark.parametrize("missing", [("h0",), ("c0",), ("b",), ("h0", "c0", "b"), ("dh",), ("dh_n",), ("dc_n",),
                                      ("dh_n", "dc_n"), ("dh", "dc_n")], ids=str)  # fmt: skip
-def test_what_is_not_given_is_zeros(machine, missing, dtype):
-    arrays = arrays_of(random_problem(H=6), dtype)
+@pytest.mark.parametrize("order", ["forward", "reverse, lengths"])
+def test_what_is_not_given_is_zeros(machine, missing, order, dtype):
+    arrays, options = arrays_of(random_problem(H=6), dtype), ORDERS[order] | {"engine": engine_of(dtype)}
     zeros = arrays | {name: np.zeros_like(arrays[name]) for name in missing}
-    found = plain(run({name: v for name, v in arrays.items() if name not in missing}, engine=engine_of(dtype)))
-    expected = plain(run(zeros, engine=engine_of(dtype)))
+    found = plain(run({name: v for name, v in arrays.items() if name not in missing}, **options))
+    expected = plain(run(zeros, **options))
     assert all(same_bits(found[name], expected[name]) for name in expected)
     assert all(np.any(found[name]) for name in GRADIENTS)
 
@@ -95,19 +109,20 @@ def test_sizes(machine, sizes, dtype):
 
 
 @dtypes
-def test_without_dx(machine, dtype):
+@orders
+def test_without_dx(machine, order, dtype):
     arrays = arrays_of(random_problem(H=6), dtype)
-    _, cache = forward(arrays, engine=engine_of(dtype))
+    _, cache = forward(arrays, engine=engine_of(dtype), **order)
     some, every = (backward(arrays, cache, need_dx=need_dx) for need_dx in (False, True))
     assert some.pop("dx") is None
     assert all(same_bits(np.asarray(v), np.asarray(every[name])) for name, v in some.items())
 
 
 @dtypes
-def test_other_caches_and_larger_problems_go_another_way(machine, monkeypatch, dtype):
-    """By arrays, as rows of several lengths do."""
+@orders
+def test_other_caches_and_larger_problems_go_another_way(machine, monkeypatch, order, dtype):
     arrays = arrays_of(random_problem(H=6), dtype)
-    _, cache = forward(arrays, engine=engine_of(dtype))
+    _, cache = forward(arrays, engine=engine_of(dtype), **order)
     expected = plain(backward(arrays, cache))
     turned = cache._replace(gates=np.asfortranarray(np.asarray(cache.gates)), c=np.asfortranarray(np.asarray(cache.c)))
     machine.calls.clear()
@@ -117,6 +132,73 @@ def test_other_caches_and_larger_problems_go_another_way(machine, monkeypatch, d
     assert "factors" not in used(machine)
     for results in found:
         compare(results, {name: np.asarray(v, np.float64) for name, v in expected.items()}, arrays["x"], 5)
+
+
+LENGTHS = [3, 0, 5, 1]  # of rows of five steps
+
+
+def behind(arrays, value):
+    """The same problem with a number behind the lengths, and in the initial states of the row that has no steps."""
+    found = {name: v.copy() for name, v in arrays.items()}
+    for n, length in enumerate(LENGTHS):
+        for name in ("x", "dh"):
+            found[name][n, length:] = value
+    for name in ("h0", "c0"):
+        found[name][LENGTHS.index(0)] = value
+    return found
+
+
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_behind_the_lengths_is_not_looked_at(machine, value, reverse, dtype):
+    arrays, options = arrays_of(random_problem(H=6), dtype), {"engine": engine_of(dtype), "reverse": reverse}
+    found, expected = (plain(run(v, lengths=LENGTHS, **options)) for v in (behind(arrays, value), arrays))
+    for name in expected:
+        if name in ("h_n", "c_n"):  # of a row without steps, what it began with
+            kept = found[name][1].astype(np.float64)
+            assert np.array_equal(kept, np.full(6, value), equal_nan=True)
+            found[name][1] = expected[name][1]
+        assert same_bits(found[name], expected[name]), name
+
+
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_row_that_ends_as_nan_keeps_it_to_itself(machine, reverse, dtype):
+    arrays, options = arrays_of(random_problem(H=6), dtype), {"engine": engine_of(dtype), "reverse": reverse}
+    expected = {name: v.astype(np.float64) for name, v in plain(run(arrays, lengths=LENGTHS, **options)).items()}
+    arrays["x"][0, 0 if reverse else 2] = np.nan
+    found = {name: v.astype(np.float64) for name, v in plain(run(arrays, lengths=LENGTHS, **options)).items()}
+    assert np.all(np.isnan(found["h_n"][0]))
+    assert np.all(np.isnan(found["c_n"][0]))
+    for name in ("h", "h_n", "c_n", "dx", "dh0", "dc0"):
+        assert np.array_equal(found[name][1:], expected[name][1:]), name
+    for name in ("h", "dx"):
+        assert np.all(found[name][0, 3:] == 0), name
+
+
+@dtypes
+@pytest.mark.parametrize("order", ["lengths", "reverse, lengths"])
+def test_without_training_the_same_bits(machine, order, dtype):
+    arrays, options = arrays_of(random_problem(H=6), dtype), ORDERS[order] | {"engine": engine_of(dtype)}
+    (h, cache), (kept_h, kept) = (forward(arrays, training=training, **options) for training in (False, True))
+    assert cache.gates is None
+    for one, other in ((h, kept_h), (cache.h_n, kept.h_n), (cache.c_n, kept.c_n)):
+        assert same_bits(np.asarray(one), np.asarray(other))
+
+
+@dtypes
+def test_gates_of_rows_of_several_lengths(machine, dtype):
+    """In the caller's order of time, zeros behind the lengths: as by another way."""
+    values = random_problem(H=6)
+    arrays, exact = arrays_of(values, dtype), rounded(values, dtype)
+    for reverse in (False, True):
+        _, cache = forward(arrays, engine=engine_of(dtype), lengths=LENGTHS, reverse=reverse)
+        _, expected = forward(exact, engine="numpy_fused", lengths=LENGTHS, reverse=reverse)
+        for gate in "ifog":
+            v = np.asarray(getattr(cache, gate))
+            assert_close(v, getattr(expected, gate), like=arrays["x"], steps=5, name=gate)
+            assert np.all(v[0, 3:] == 0)
 
 
 def test_sums_of_a_bias_are_not_rounded_to_tf32(machine):

@@ -21,8 +21,9 @@ and, if they have something better than the reference engine's,
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0
-    sequence(x, h0, c0, Wx, Wh, b, reverse, *,      all stages, for rows of one length: x, h0, c0, Wx, Wh, b and what is
-             keep) -> h, h_n, c_n, c, gates         returned as in `lstm_forward` and its cache. h0, c0, b may be None
+    sequence(x, h0, c0, Wx, Wh, b, reverse,         all stages: x, h0, c0, Wx, Wh, b and what is returned as in
+             lengths, *, keep)                      `lstm_forward` and its cache; h0, c0, b may be None, as may lengths,
+        -> h, h_n, c_n, c, gates                    else N integers of 64 bits, side by side
     sequence_gradients(dh, dh_n, dc_n, cache,       all stages backward, likewise, of a cache of which
                        *, need_dx)                  `gradients_suit(cache)` is true
         -> dx, dh0, dWx, dWh, db, dc0

@@ -12,13 +12,15 @@ from . import kernels, pointwise
 from .memory import strided, working_on
 from .products import computed_with, multiply
 
-FILES = ("stages.cu",)
+FILES = "timeline.cuh", "stages.cu"
 # dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside
 # da of bfloat16, all three are that.
 TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
 VARIANTS = tuple(dict.fromkeys(f"{S}, {R}, {W}" for S, W in TYPES.values() for R in (S, W)))
 EXPRESSIONS = (*(f"arrange<{types}>" for types in VARIANTS), "arrange<bfloat16, bfloat16, bfloat16>")
 BLOCK = 128
+# The lengths of a Timeline (an address, and whether it is reversed) where there are none.
+FULL = 0, 0
 
 
 class Stages:
@@ -107,12 +109,12 @@ def _arranged(v, dtype, bias=None, a=None):
     S, W = TYPES[dtype_name(v.dtype)]
     arrange = arranging(S, S if rows.dtype == v.dtype else W, W if a is None else TYPES[dtype_name(a.dtype)][0])
     of_bias = (0, 0) if bias is None else strided(bias)
-    of_a = (0, N, K, 0) if a is None else (a.data.ptr, N, K, a.size // (T * N))
-    arrange(T * N, BLOCK, *strided(v), 0 if as_it_lies else rows.data.ptr, *of_bias, *of_a)
+    a_at, columns = (0, 0) if a is None else (a.data.ptr, a.size // (T * N))
+    arrange(T * N, BLOCK, *strided(v), 0 if as_it_lies else rows.data.ptr, *of_bias, a_at, *FULL, N, K, columns)
     return rows
 
 
 @cache
 def arranging(S, R, A):
     """The kernel: its arguments are those of `arrange` in stages.cu."""
-    return kernels.Launcher(kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS), "PqqqPPqPIII")
+    return kernels.Launcher(kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS), "PqqqPPqPPiIII")

@@ -1,8 +1,9 @@
-"""What the engines for CuPy are made of; above all whole calls, all three stages, for rows of one length.
+"""What the engines for CuPy are made of; above all whole calls, all three stages.
 
 Of a sequence of a usual size, Python takes longer than the device. So memory is asked for as bytes; arrays are made of
 what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
-launched by addresses. What is computed is what `sequence.py` says, which does it for rows of several lengths.
+launched by addresses. What is computed is what `sequence.py` says, which does it for larger problems; the order of the
+steps of rows of several lengths is that of `timeline.py`.
 """
 
 import sys
@@ -14,10 +15,12 @@ from . import kernels, memory, stages
 from .memory import strided
 from .products import computed_with, factor_dtype, layout, multiply_at
 
-FILES = ("whole.cu",)
+FILES = "timeline.cuh", "whole.cu"
 FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
 ROUNDED = tuple(f"rounded<{S}, {W}>" for S, W in stages.TYPES.values() if S != W)
-EXPRESSIONS = (*FACTORS, *ROUNDED)
+STATES = tuple(f"{name}<{S}, {W}>" for S, W in stages.TYPES.values() for name in ("last", "enter", "straight"))
+ORDERED = tuple(f"restore<{S}>" for S, _ in stages.TYPES.values()) + ("saturate<float>", "saturate<double>")
+EXPRESSIONS = (*FACTORS, *ROUNDED, *STATES, *ORDERED)
 BLOCK = 128
 # Gradients of weights are one product of all their factors side by side, up to so many numbers; beyond, their copy
 # would take longer than the calls that it spares.
@@ -39,6 +42,13 @@ class Kit(NamedTuple):
     widen: kernels.Launcher  # the same, to the wide one
     factors: kernels.Launcher
     rounded: kernels.Launcher | None
+    # Of rows of several lengths.
+    saturate: kernels.Launcher
+    last: kernels.Launcher
+    enter: kernels.Launcher
+    straight: kernels.Launcher
+    restore: kernels.Launcher  # of the own dtype
+    restore_factor: kernels.Launcher
 
 
 class Whole:
@@ -90,21 +100,29 @@ class Whole:
             self.retreat(sizes, outer, states == c.dtype, *places, Wh, da.data, dh_t.data, dc_t.data)
         return da, dh_t, dc_t
 
-    def sequence(self, x, h0, c0, Wx, Wh, b, reverse, *, keep):
+    def sequence(self, x, h0, c0, Wx, Wh, b, reverse, lengths, *, keep):
         (N, T, D), H, kit = x.shape, Wh.shape[0], _kit(x.dtype)
         own, wide = kit.own.itemsize, kit.wide.itemsize
-        kept = T if keep else 1
+        order, reverse = _order(lengths, reverse)
+        # c_n is looked up where a row ends: c is carried from there, but not past a NaN in h, which reaches every gate.
+        all_c = keep or lengths is not None
+        kept = T if all_c else 1
         try:
-            gates = self._inputs(kit, x, Wx, b, reverse)
-            h0, c0 = _state(h0, kit.own, kit, N, H), _state(c0, kit.wide, kit, N, H)
-            h, c = _bytes(T * N * H * own), _bytes(kept * N * H * wide)
-            self.advance((T, N, H), gates, c, c0, h, h0, Wh, keep)
-            h_n, c_n = _bytes(N * H * own), c
-            h_n.copy_from_device_async(h + (T - 1) * N * H * own, N * H * own)
-            if keep or own != wide:
-                c_n = _copied(kit, c + (kept - 1) * N * H * wide, N * H)
+            gates = self._inputs(kit, x, Wx, b, order, reverse)
+            start = _state(h0, kit.own, kit, N, H, order), _state(c0, kit.wide, kit, N, H, order)
+            h, c, h_n = _bytes(T * N * H * own), _bytes(kept * N * H * wide), _bytes(N * H * own)
+            self.advance((T, N, H), gates, c, start[1], h, start[0], Wh, all_c)
+            if lengths is not None:
+                c_n, size = _bytes(N * H * own), (N, H)
+                kit.last(N, BLOCK, h.ptr, c.ptr, *_place(h0), *_place(c0), h_n.ptr, c_n.ptr, order[0], *size)
+                h = _restored(kit.restore, h, T, *size, own, order)
+            else:
+                h_n.copy_from_device_async(h + (T - 1) * N * H * own, N * H * own)
+                c_n = _copied(kit, c + (kept - 1) * N * H * wide, N * H) if keep or own != wide else c
         except Exception as error:
-            self._tell(error, x, "h, c and pre-activations", T * N * ((4 + kept / T) * H * wide + (D + H) * own))
+            turned = 1 + order[1]  # h again, in the caller's order
+            needed = T * N * ((4 + kept / T) * H * wide + (D + turned * H) * own)
+            self._tell(error, x, "h, c and pre-activations", needed)
             raise
         results = _by_row(h, N, T, H, kit.own, reverse), *(_array((N, H), kit.own, v) for v in (h_n, c_n))
         if not keep:
@@ -122,8 +140,9 @@ class Whole:
         )
 
     def sequence_gradients(self, dh, dh_n, dc_n, cache, *, need_dx):
-        x, Wx, Wh, c, gates, reverse = cache.x, cache.Wx, cache.Wh, cache.c, cache.gates, cache.reverse
+        x, Wx, Wh, c, gates = cache.x, cache.Wx, cache.Wh, cache.c, cache.gates
         (N, T, D), H, kit = x.shape, Wh.shape[0], _kit(x.dtype)
+        order, reverse = _order(cache.lengths, cache.reverse)
         wide = kit.wide.itemsize
         weights, states = (D + H + 1) * 4 * H, N * H
         try:
@@ -131,23 +150,31 @@ class Whole:
             # dWx, dWh, db, dh0, dc0
             found = _bytes((weights + 2 * states) * wide)
             dh_t, dc_t = (found + (weights + k * states) * wide for k in range(2))
-            if dh_n is dc_n is None:
+            same = is_wide = kit.own is kit.wide
+            outer, entering = (0, 0, 0, 0) if dh is None else _steps(dh, reverse), dh_n
+            if order[0] and (dh is not None or dh_n is not None):  # dh_n enters each row at its last step
+                entered, is_wide, entering = _bytes(T * states * wide), True, None
+                kit.enter(T * N, BLOCK, *outer, *_place(dh_n), entered.ptr, *order, N, H)
+                outer = entered.ptr, states, H, 1
+            if entering is dc_n is None:
                 dh_t.memset_async(0, 2 * states * wide)
             else:
-                for v, out in ((dh_n, dh_t), (dc_n, dc_t)):
-                    _into(out, v, kit, N, H)
-            c0 = _state(cache.c0, kit.wide, kit, N, H)
-            outer = (0, 0, 0, 0) if dh is None else _steps(dh, reverse)
-            same = kit.own is kit.wide
-            self.retreat((T, N, H), outer, same, gates.data, c.data, c0, Wh, da, dh_t, dc_t)
-            self._weight_gradients(kit, cache, da, found)
+                for v, out in ((entering, dh_t), (dc_n, dc_t)):
+                    _into(out, v, kit, N, H, order=order)
+            c0 = _state(cache.c0, kit.wide, kit, N, H, order)
+            self.retreat((T, N, H), outer, is_wide, gates.data, c.data, c0, Wh, da, dh_t, dc_t)
+            self._weight_gradients(kit, cache, da, found, order, reverse)
             dx = self._product(kit, da, Wx, T * N, 4 * H, D) if need_dx else None
+            if order[0]:
+                kit.straight(N, BLOCK, *_place(dh_n), *_place(dc_n), dh_t.ptr, dc_t.ptr, order[0], H)
+                dx = _restored(kit.restore_factor, dx, T, N, D, kit.factor.itemsize, order) if need_dx else None
             if not same:
                 found = _copied(kit, found, weights + 2 * states)
                 if need_dx and kit.own is not kit.factor:
                     dx = _copied(kit, dx, T * N * D)
         except Exception as error:
-            self._tell(error, x, "da and gradients", (T * N * (5 * H + 2 * D) + weights) * wide)
+            needed = (T * N * ((5 + bool(order[0])) * H + (2 + order[1]) * D) + weights) * wide
+            self._tell(error, x, "da and gradients", needed)
             raise
         gradients = []
         for shape in ((D, 4 * H), (H, 4 * H), (4 * H,), (N, H), (N, H)):
@@ -156,31 +183,32 @@ class Whole:
         dWx, dWh, db, dh0, dc0 = gradients
         return _by_row(dx, N, T, D, kit.own, reverse) if need_dx else None, dh0, dWx, dWh, db, dc0
 
-    def _inputs(self, kit, x, Wx, b, reverse):
+    def _inputs(self, kit, x, Wx, b, order, reverse):
         """Stage one: the pre-activations (T, N, 4H)."""
         (N, T, D), columns = x.shape, Wx.shape[1]
         at, a = _steps(x, reverse), _bytes(T * N * columns * kit.wide.itemsize)
-        lies = _lies(at, T, N, D)
+        lies = _lies(at, T, N, D) and not order[0]
         rows = x.data if lies else _bytes(T * N * D * x.itemsize)
         if not lies or b is not None:
             bias = (0, 0, 0) if b is None else (b.data.ptr, b.strides[0] // b.itemsize, a.ptr)
-            kit.arrange(T * N, BLOCK, *at, 0 if lies else rows.ptr, *bias, N, D, 0 if b is None else columns)
+            kit.arrange(T * N, BLOCK, *at, 0 if lies else rows.ptr, *bias, *order, N, D, 0 if b is None else columns)
         Wx, turned, leading = layout(Wx)
         multiply_at(
             kit.own, kit.wide, self.precision, (T * N, D, columns),
             (at[0] if lies else rows.ptr, 0, D), (Wx.data.ptr, turned, leading), a.ptr, add=b is not None,
         )  # fmt: skip
+        if order[0]:
+            kit.saturate(T * N, BLOCK, a.ptr, order[0], N, columns // 4)
         return a
 
-    def _weight_gradients(self, kit, cache, da, out):
+    def _weight_gradients(self, kit, cache, da, out, order, reverse):
         """dWx, dWh and db, one below the other."""
         x, h0, H = cache.x, cache.h0, cache.Wh.shape[0]
         N, T, D = x.shape
         count, pitch = D + H + 1, -(-(D + H + 1) // PITCH) * PITCH
         rows = _bytes(T * N * pitch * kit.factor.itemsize)
-        start = (0, 0, 0) if h0 is None else strided(h0)
-        at = *_steps(x, cache.reverse), *_steps(cache.h, cache.reverse)
-        kit.factors(T * N, BLOCK, *at, *start, rows.ptr, N, D, H, pitch)
+        at = *_steps(x, reverse), *_steps(cache.h, reverse)
+        kit.factors(T * N, BLOCK, *at, *_place(h0), rows.ptr, *order, N, D, H, pitch)
         flat, precision = (da.ptr, 0, 4 * H), self._of_gradients(kit)
         # Of the sums that are db, nothing is rounded to TF32.
         together = count - (precision == "tf32" and kit.factor.name == "float32")
@@ -222,9 +250,17 @@ def _kit(own):
         return kernels.Launcher(kernels.function(FILES, name, EXPRESSIONS), parameters)
 
     arrange = [stages.arranging(S, R, W) for R in (S, W)]
-    factors = launcher(f"factors<{S}, {S if factor is own else W}, {W}>", "PqqqPqqqPqqPIIII")
+    R = S if factor is own else W
+    factors = launcher(f"factors<{S}, {R}, {W}>", "PqqqPqqqPqqPPiIIII")
     rounded = None if S == W else launcher(f"rounded<{S}, {W}>", "PPQ")
-    return Kit(own, wide, factor, *arrange, factors, rounded)
+    of_lengths = [
+        launcher(f"saturate<{W}>", "PPII"),
+        launcher(f"last<{S}, {W}>", "PPPqqPqqPPPII"),
+        launcher(f"enter<{S}, {W}>", "PqqqPqqPPiII"),
+        launcher(f"straight<{S}, {W}>", "PqqPqqPPPI"),
+        *(launcher(f"restore<{type}>", "PPPiII") for type in (S, R)),
+    ]
+    return Kit(own, wide, factor, *arrange, factors, rounded, *of_lengths)
 
 
 def _bytes(size):
@@ -258,24 +294,43 @@ def _lies(at, T, N, K):
     return (by_feature == 1 or K == 1) and (by_row == K or N == 1) and (by_step == N * K or T == 1)
 
 
-def _state(v, dtype, kit, N, H):
-    """The memory of a state (N, H), contiguous and of this dtype; zeros for None."""
-    if v is not None and v.flags.c_contiguous and v.dtype == dtype and v.data.ptr % ALIGNMENT == 0:
-        return v.data
-    out = _bytes(N * H * dtype.itemsize)
-    _into(out, v, kit, N, H, dtype)
+def _place(v):
+    """Where a matrix lies, and its strides; None may be one, too."""
+    return (0, 0, 0) if v is None else strided(v)
+
+
+def _order(lengths, reverse):
+    """A Timeline, as kernels take it; and whether strides are to reverse the steps, which they do for full rows."""
+    return (stages.FULL, reverse) if lengths is None else ((lengths.data.ptr, int(reverse)), False)
+
+
+def _restored(restore, v, T, N, K, itemsize, order):
+    """The memory of (T, N, K) in the caller's order, zeros behind the lengths: this one, or of its own if reversed."""
+    out = _bytes(T * N * K * itemsize) if order[1] else v
+    restore(T * N, BLOCK, v.ptr, out.ptr, *order, N, K)
     return out
 
 
-def _into(out, v, kit, N, H, dtype=None):
-    """Copy a matrix of the caller's, or zeros for None, to where one of a dtype (the wide one) lies."""
+def _state(v, dtype, kit, N, H, order=stages.FULL):
+    """The memory of a state (N, H), contiguous and of this dtype; zeros for None, and for rows that have no steps."""
+    lies = v is not None and v.flags.c_contiguous and v.dtype == dtype and v.data.ptr % ALIGNMENT == 0
+    if lies and not order[0]:
+        return v.data
+    out = _bytes(N * H * dtype.itemsize)
+    _into(out, v, kit, N, H, dtype, order)
+    return out
+
+
+def _into(out, v, kit, N, H, dtype=None, order=stages.FULL):
+    """Copy a matrix of the caller's (zeros for None, and for rows that have no steps) to where one of a dtype, the wide
+    one, lies."""
     dtype = dtype or kit.wide
     if v is None:
         out.memset_async(0, N * H * dtype.itemsize)
         return
     copy = kit.arrange if dtype is kit.own else kit.widen
     start, *by = strided(v)
-    copy(N, BLOCK, start, 0, *by, out.ptr, 0, 0, 0, N, H, 0)
+    copy(N, BLOCK, start, 0, *by, out.ptr, 0, 0, 0, order[0], 0, N, H, 0)
 
 
 def _copied(kit, v, size):
