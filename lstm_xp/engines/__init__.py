@@ -51,8 +51,8 @@ dtype at every step, and it is the rounded one that goes on.
 
 N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
 nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
-Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for `layer`: behind its length
-a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
+Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for what has all stages and for
+`layer`: behind its length a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
 
 To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
 """

@@ -63,7 +63,7 @@ class Whole:
     """
 
     def __init__(self, others, precision=None):
-        # Stages one and three of rows of several lengths, and single steps of a stream; and their precision, or one of
+        # Stages one and three of larger problems, and single steps of a stream; and their precision, or one of
         # the engine's own, beside which they are IEEE's.
         self.precision, self.product, self.step = precision or others.precision, others.product, others.step
         self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
