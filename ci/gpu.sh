@@ -4,7 +4,7 @@
 # Runs in this checkout, with the Python that is there ($PYTHON, or python3), which has NumPy, array-api-compat, CuPy,
 # ml_dtypes, pytest, hypothesis and, for the rivals, torch; installs nothing, and needs no network. Every part runs,
 # whatever became of those before it, the most valuable first. FOLDER (benchmarks/results unless given) gets gpu.json,
-# gpu.md, gpu.svg, and what each part printed.
+# gpu.md, gpu.svg, and what each part printed. GPU_SECONDS (315 unless given) is what the programme may take.
 #
 # Exit status: 2 if there is no CUDA device, or lstm_xp cannot be imported; 1 if a number is wrong (a failed test or
 # check counts as that); 3 if nothing is known to be wrong, but a part did not come to its end or proved nothing; else 0.
@@ -13,6 +13,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 folder=${1:-benchmarks/results}
+seconds=${GPU_SECONDS:-315}
 python=${PYTHON:-python3}
 mkdir -p "$folder" || exit 3
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
@@ -52,7 +53,7 @@ fi
 rm -f "$folder/gpu-device.log"
 
 rm -f "$folder/gpu.json"
-part programme 330 "$python" -m benchmarks.gpu --seconds 315 --out "$folder/gpu.json"
+part programme $((seconds + 15)) "$python" -m benchmarks.gpu --seconds "$seconds" --out "$folder/gpu.json"
 judge $?
 if [ -f "$folder/gpu.json" ]; then
     "$python" -m benchmarks.gpu report "$folder/gpu.json" --folder "$folder" || unfinished=1

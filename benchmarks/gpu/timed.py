@@ -4,6 +4,7 @@ Whatever is timed is compared with a float64 reference first. An engine that is 
 with its error on record: it rounds where cuDNN likes to, and its time is what has to be known.
 """
 
+import math
 from functools import lru_cache
 from itertools import product
 
@@ -20,8 +21,9 @@ from .timing import in_rounds
 WHATS = ("inference", "training")
 MODES = ("eager", "graph")
 ROUNDS, SECONDS = 3, 0.008
-# Engines that are also timed as calls that were recorded, as torch's are in a CUDA graph: the quick ones.
-ALSO_RECORDED = ("cupy_rows", "cupy_cluster", "cupy_grid", "cupy_step", "cupy_fused")
+# Engines that are also timed as calls that were recorded, as torch's are in a CUDA graph, from N times H on: the quick
+# ones, and one that is quick where steps are long.
+ALSO_RECORDED = {"cupy_rows": 0, "cupy_cluster": 0, "cupy_grid": 0, "cupy_step": 0, "cupy_fused": 2**15}
 
 
 class Part:
@@ -87,7 +89,8 @@ class Race:
             self._unless_broken(error)
             self.failures |= {(name, what): one_line(error) for what in WHATS}
             return
-        modes = ("eager", "recorded") if name in ALSO_RECORDED else ("eager",)
+        N, _, _, H = self.size
+        modes = ("eager", "recorded") if N * H >= ALSO_RECORDED.get(name, math.inf) else ("eager",)
         for mode, what in product(modes, WHATS):
             contender = name if mode == "eager" else name + RECORDED
             self._add(contender, what, lambda mode=mode, what=what: engine.work(what, mode), check)
