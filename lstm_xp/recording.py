@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# Memory of a pool that is gone is gone, too: pools of objects that are no more, for as long as a result lies in one.
+# Pools of objects that are no more, for as long as a result lies in one.
 _left, _lock = [], threading.Lock()
 
 
@@ -17,8 +17,8 @@ class Recorded:
     def __init__(self, function, arguments, options):
         self._call, self._graph, self.result = (lambda: function(*arguments, **options)), None, None
         if _has_cupy((arguments, options)) or _has_cupy(self._call()):
-            self._device, self._pool, self._graph, self._recorded = _captured(self._call)
-            weakref.finalize(self, _leave, self._device, self._pool)
+            self._device, pool, self._graph, self._recorded = _captured(self._call)
+            self._memory = _Memory(self._device, pool)  # the last attribute: it goes after results have gone
 
     def __call__(self):
         if self._graph is None:
@@ -111,6 +111,7 @@ def _captured(call):
 
     from .engines.cuda import blas, grid, replay
 
+    _give_back()
     blas.prepare()
     pool, stream = MemoryPool(), Stream(non_blocking=True)
     stream.wait_event(get_current_stream().record())
@@ -134,13 +135,27 @@ def _captured(call):
     return grid.device(), pool, graph, result
 
 
+class _Memory:
+    """What belongs to an object; what nobody uses of it is given back when it goes, or the next one comes or goes."""
+
+    def __init__(self, device, pool):
+        weakref.finalize(self, _leave, device, pool).atexit = False
+
+
 def _leave(device, pool):
-    """Keep the pool of an object that is gone while it is in use, and no longer."""
+    with _lock:
+        _left.append((device, pool))
+    _give_back()
+
+
+def _give_back():
+    """Free the memory of pools in which no result lies any more. CuPy would keep that of a pool that is gone."""
     from cupy.cuda import Device
 
     with _lock:
-        _left.append((device, pool))
         for place in list(_left):
-            with Device(place[0]):
-                if not place[1].used_bytes():
+            device, pool = place
+            with Device(device):
+                if not pool.used_bytes():
+                    pool.free_all_blocks()
                     _left.remove(place)

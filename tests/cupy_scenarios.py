@@ -4,7 +4,6 @@ Each scenario prints what happened as JSON.
 """
 
 import ctypes
-import gc
 import json
 import os
 import sys
@@ -165,13 +164,16 @@ def recordings():
     def write(arrays):
         out[...] = lstm_forward(arrays["x"], None, Wx, Wh, None, engine="cupy_cluster")[0]
 
-    silent, left = recorded(write, {"x": x}), []
+    silent, left, taken = recorded(write, {"x": x}), [], []
     for _ in range(3):
         outliving = recorded(lstm_forward, x, None, Wx, Wh, None, engine="cupy_cluster")
         kept = outliving()
         del outliving
-        gc.collect()
         left.append(len(recording._left))
+        taken.append(sum(MACHINE.memory.values()))
+    for _ in range(3):  # and of results that do not
+        recorded(both, "cupy_fused")()
+        taken.append(sum(MACHINE.memory.values()))
     assert silent() is None
     told = []
     for wrong in (lambda: recorded(lstm_forward, x, None, Wx, Wh, None, lengths=[1, 2, 3]), on_another_device(silent)):
@@ -179,7 +181,8 @@ def recordings():
             wrong()
         except (ValueError, RuntimeError) as error:
             told.append(f"{type(error).__name__}: {error}")
-    return {"recordings": found, "waits": MACHINE.waits, "left": left, "told": told, "kept": kept[0].shape}
+    found = {"recordings": found, "left": left, "taken": taken, "told": told, "kept": kept[0].shape}
+    return found | {"waits": MACHINE.waits}
 
 
 def on_another_device(call):

@@ -176,6 +176,9 @@ class Pool:
 
     total_bytes = used_bytes
 
+    def free_all_blocks(self):
+        raise NotImplementedError
+
 
 @contextmanager
 def using_allocator(malloc):

@@ -114,7 +114,7 @@ def test_the_first_call_of_a_thread(gpu, name):
 def test_too_little_memory_is_said_and_nothing_leaks(gpu, name):
     xp, arrays = gpu.xp, arrays_of(gpu, 0)
     expected = on_host(gpu, run(arrays, engine=name))
-    N, T, H = 2**21, 2**8, 64  # 826.78 GB, 549.76 of them pre-activations, of an x that has one number
+    N, T, H = 2**18, 2**11, 64  # 826.78 GB, 549.76 of them pre-activations, of an x that has one number
     x = xp.broadcast_to(xp.zeros((1, 1, 1), dtype=xp.float32), (N, T, 1))
     Wx, Wh = (xp.zeros((rows, 4 * H), dtype=xp.float32) for rows in (1, H))
     used = set()

@@ -1,5 +1,6 @@
 """The report of a result: tables as Markdown, and a plot."""
 
+import re
 from statistics import median as middle
 
 from ..report import as_markdown
@@ -40,8 +41,11 @@ def about(result):
     reasons = {}
     for line in verdict.unmeasured(result):
         where, _, reason = line.partition(": ")
-        reasons.setdefault(reason, []).append(where)
-    lines += [f"not measured: {reason} ({len(where)} times, first: {where[0]})" for reason, where in reasons.items()]
+        alike = re.sub(r"[\d,.]+", "", reason)  # but for its numbers
+        reasons.setdefault(alike, []).append((where, reason))
+    for found in reasons.values():
+        (where, reason), *_ = found
+        lines += [f"not measured: {reason} ({len(found)} times, first: {where})"]
     return lines
 
 
