@@ -10,6 +10,7 @@ drawn, and some warps and blocks are held back for as long as others can go on. 
 """
 
 import ctypes
+import re
 import shutil
 import subprocess
 from functools import cached_property
@@ -483,3 +484,28 @@ class Several:
 
     def launch(self, name, *arguments, **options):
         self.of(name).launch(name, *arguments, **options)
+
+
+class Planted:
+    """A source with errors in it, of which one at a time counts: number `chosen`. They are compiled at once."""
+
+    # Types of a source, as template arguments of its kernels.
+    TYPES = re.compile(r"\b(Half|Bfloat|Tf32|Ieee|float16|bfloat16)\b")
+
+    def __init__(self, source, errors, folder):
+        """Each error is what is replaced, by what, and the names of the kernels that are compiled with it."""
+        spaces, names, self.chosen = [], [], None
+        for k, (old, new, expressions) in enumerate(errors):
+            assert old in source, old
+            spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
+            names += [self._within(k, expression) for expression in expressions]
+        self.kernels = Kernels("".join(spaces), names, folder, "-O0")
+
+    def _within(self, k, expression):
+        return f"planted_{k}::" + self.TYPES.sub(rf"planted_{k}::\1", expression)
+
+    def sizes(self, expression):
+        return self.kernels.sizes(self._within(self.chosen, expression))
+
+    def launch(self, expression, *arguments, **options):
+        self.kernels.launch(self._within(self.chosen, expression), *arguments, **options)

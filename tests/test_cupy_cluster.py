@@ -134,33 +134,15 @@ PLANTED = {
 }
 
 
-class Planted:
-    """All of them in one source, each in a namespace of its own."""
-
-    def __init__(self, folder):
-        source, spaces, names = kernels.source(*plans.FILES), [], []
-        for k, (blocks, old, new) in enumerate(PLANTED.values()):
-            assert old in source, old
-            spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
-            for kernel in plans.KERNELS:
-                every = list(plans.cuts(kernel, "float", "Tf32", 8, UNITS[blocks]))
-                least = 4 if kernel == "cluster_backward" else 1
-                names += [self.within(k, cut.expression) for cut in every if cut.blocks == max(blocks, least)]
-        self.kernels, self.chosen = cuda_on_cpu.Kernels("".join(spaces), names, folder, "-O0"), None
-
-    def within(self, k, name):
-        return f"planted_{k}::{name.replace('Tf32', f'planted_{k}::Tf32')}"
-
-    def sizes(self, name):
-        return self.kernels.sizes(self.within(self.chosen, name))
-
-    def launch(self, name, *arguments, **options):
-        self.kernels.launch(self.within(self.chosen, name), *arguments, **options)
+def kernels_with(blocks):
+    every = (cut for kernel in plans.KERNELS for cut in plans.cuts(kernel, "float", "Tf32", 8, UNITS[blocks]))
+    return [cut.expression for cut in every if cut.blocks == max(blocks, 4 if cut.backward else 1)]
 
 
 @pytest.fixture(scope="module")
 def with_errors(kernels_on_cpu, tmp_path_factory):
-    return Planted(tmp_path_factory.mktemp("planted"))
+    errors = [(old, new, kernels_with(blocks)) for blocks, old, new in PLANTED.values()]
+    return cuda_on_cpu.Planted(kernels.source(*plans.FILES), errors, tmp_path_factory.mktemp("planted"))
 
 
 @pytest.mark.parametrize("planted", PLANTED)

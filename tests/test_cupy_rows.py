@@ -74,30 +74,10 @@ PLANTED = {
 }
 
 
-class Planted:
-    """All of them in one source, each in a namespace of its own."""
-
-    def __init__(self, folder):
-        source, spaces, names = kernels.source(*cupy_rows.FILES), [], []
-        for k, (old, new) in enumerate(PLANTED.values()):
-            assert old in source, old
-            spaces.append(f"namespace planted_{k} {{\n{source.replace(old, new)}\n}}\n")
-            names += [self.within(k, kernel) for kernel in cupy_rows.expressions("float32", 16)]
-        self.kernels, self.chosen = cuda_on_cpu.Kernels("".join(spaces), names, folder, "-O0"), None
-
-    def within(self, k, name):
-        return f"planted_{k}::{name}"
-
-    def sizes(self, name):
-        return self.kernels.sizes(self.within(self.chosen, name))
-
-    def launch(self, name, *arguments, **options):
-        self.kernels.launch(self.within(self.chosen, name), *arguments, **options)
-
-
 @pytest.fixture(scope="module")
 def with_errors(kernels_on_cpu, tmp_path_factory):
-    return Planted(tmp_path_factory.mktemp("planted"))
+    errors = [(old, new, cupy_rows.expressions("float32", 16)) for old, new in PLANTED.values()]
+    return cuda_on_cpu.Planted(kernels.source(*cupy_rows.FILES), errors, tmp_path_factory.mktemp("planted"))
 
 
 @pytest.mark.parametrize("planted", PLANTED)
