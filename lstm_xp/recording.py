@@ -7,8 +7,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-# Pools of objects that are no more, for as long as a result lies in one.
-_left, _lock = [], threading.Lock()
+# Devices and pools of objects that are no more, for as long as a result lies in one. Whoever has the lock takes out.
+_left, _freeing = [], threading.Lock()
 
 
 class Recorded:
@@ -18,7 +18,8 @@ class Recorded:
         self._call, self._graph, self.result = (lambda: function(*arguments, **options)), None, None
         if _has_cupy((arguments, options)) or _has_cupy(self._call()):
             self._device, pool, self._graph, self._recorded = _captured(self._call)
-            self._memory = _Memory(self._device, pool)  # the last attribute: it goes after results have gone
+            # The last attribute: where the object goes by itself, this one goes after its results.
+            self._memory = _Memory(self._device, pool)
 
     def __call__(self):
         if self._graph is None:
@@ -107,13 +108,26 @@ def _has_cupy(v):
 
 def _captured(call):
     """The current device's number, the pool that a call's memory comes from, its graph, and its result."""
-    from cupy.cuda import MemoryPool, Stream, get_current_stream, runtime, using_allocator
+    from cupy.cuda import MemoryPool
 
-    from .engines.cuda import blas, grid, replay
+    from .engines.cuda import blas, grid
 
     _give_back()
     blas.prepare()
-    pool, stream = MemoryPool(), Stream(non_blocking=True)
+    device, pool = grid.device(), MemoryPool()
+    try:
+        return device, pool, *_captured_in(pool, call)
+    except BaseException:
+        _left.append((device, pool))
+        raise
+
+
+def _captured_in(pool, call):
+    from cupy.cuda import Stream, get_current_stream, runtime, using_allocator
+
+    from .engines.cuda import replay
+
+    stream = Stream(non_blocking=True)
     stream.wait_event(get_current_stream().record())
     with using_allocator(pool.malloc), stream, replay.capturing:
         with replay.as_captured():
@@ -132,30 +146,44 @@ def _captured(call):
         graph = stream.end_capture()
         if pool.total_bytes() < held:  # where there is none, CuPy gives memory back that launches before may use
             raise MemoryError("recorded: there was too little memory for what the call needs")
-    return grid.device(), pool, graph, result
+    return graph, result
 
 
 class _Memory:
-    """What belongs to an object; what nobody uses of it is given back when it goes, or the next one comes or goes."""
+    """What belongs to an object: when it goes, what nobody uses of its pool is given back, at once or to the next."""
 
     def __init__(self, device, pool):
         weakref.finalize(self, _leave, device, pool).atexit = False
 
 
 def _leave(device, pool):
-    with _lock:
-        _left.append((device, pool))
+    _left.append((device, pool))
     _give_back()
 
 
 def _give_back():
-    """Free the memory of pools in which no result lies any more. CuPy would keep that of a pool that is gone."""
+    """Free what is unused of pools that were left, as CuPy does not where a pool is gone; forget those that are empty.
+
+    This may be called from anywhere, by the garbage collector: in the middle of itself, too, or of a capture, which it
+    would spoil, for it waits for the device. Then it is left for another time.
+    """
     from cupy.cuda import Device
 
-    with _lock:
-        for place in list(_left):
-            device, pool = place
-            with Device(device):
-                if not pool.used_bytes():
+    from .engines.cuda import replay
+
+    if not _freeing.acquire(blocking=False):
+        return
+    try:
+        if replay.is_captured() or not replay.capturing.acquire(blocking=False):
+            return
+        try:
+            for place in list(_left):
+                device, pool = place
+                with Device(device):
                     pool.free_all_blocks()
+                if not pool.used_bytes():
                     _left.remove(place)
+        finally:
+            replay.capturing.release()
+    finally:
+        _freeing.release()

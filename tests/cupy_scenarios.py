@@ -4,11 +4,12 @@ Each scenario prints what happened as JSON.
 """
 
 import ctypes
+import gc
 import json
 import os
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -164,16 +165,33 @@ def recordings():
     def write(arrays):
         out[...] = lstm_forward(arrays["x"], None, Wx, Wh, None, engine="cupy_cluster")[0]
 
-    silent, left, taken = recorded(write, {"x": x}), [], []
-    for _ in range(3):
-        outliving = recorded(lstm_forward, x, None, Wx, Wh, None, engine="cupy_cluster")
+    def held():
+        return sum(MACHINE.memory.values())
+
+    def one():
+        return recorded(lstm_forward, x, None, Wx, Wh, None, engine="cupy_cluster")
+
+    silent, left, taken = recorded(write, {"x": x}), [], {}
+    for turn in range(3):
+        outliving = one()
         kept = outliving()
         del outliving
         left.append(len(recording._left))
-        taken.append(sum(MACHINE.memory.values()))
-    for _ in range(3):  # and of results that do not
+        taken["a result outlives", turn] = held()
+    for turn in range(3):
         recorded(both, "cupy_fused")()
-        taken.append(sum(MACHINE.memory.values()))
+        taken["nothing is left", turn] = held()
+    for turn in range(3):
+        with suppress(ValueError):
+            recorded(lstm_forward, x, None, Wx, Wh, None, lengths=[1, 2, 3], engine="cupy_cluster")
+        recording._give_back()
+        taken["it cannot be captured", turn] = held()
+    cycle = [one()]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    recording._give_back()
+    taken["the garbage collector", 0] = held()
     assert silent() is None
     told = []
     for wrong in (lambda: recorded(lstm_forward, x, None, Wx, Wh, None, lengths=[1, 2, 3]), on_another_device(silent)):
@@ -181,7 +199,13 @@ def recordings():
             wrong()
         except (ValueError, RuntimeError) as error:
             told.append(f"{type(error).__name__}: {error}")
-    found = {"recordings": found, "left": left, "taken": taken, "told": told, "kept": kept[0].shape}
+    found = {
+        "recordings": found,
+        "left": left,
+        "taken": {f"{name}, {turn}": size for (name, turn), size in taken.items()},
+        "told": told,
+        "kept": kept[0].shape,
+    }
     return found | {"waits": MACHINE.waits}
 
 

@@ -102,9 +102,13 @@ libc.aligned_alloc.restype, libc.aligned_alloc.argtypes, libc.free.argtypes = WO
 def _allocate(size, *_):
     """NaN in every dtype."""
     size = -(-size // 512) * 512
-    address = libc.aligned_alloc(512, size)
+    return ctypes.memset(libc.aligned_alloc(512, size), 0xFF, size)
+
+
+def _allocate_on_device(size, *_):
+    address = _allocate(size)
     MACHINE.memory[address] = size
-    return ctypes.memset(address, 0xFF, size)
+    return address
 
 
 def _free(address):
@@ -161,9 +165,9 @@ RUNTIME = {
     "getDevice": lambda: MACHINE.device, "setDevice": lambda device: setattr(MACHINE, "device", device),
     "getDeviceCount": lambda: DEVICES, "deviceGetAttribute": lambda which, _: ATTRIBUTES.get(which, 1),
     "getDeviceProperties": _properties, "driverGetVersion": lambda: 13000, "runtimeGetVersion": lambda: 13000,
-    "_ensure_context": _binding(_nothing), "malloc": _binding(_allocate), "free": _free,
+    "_ensure_context": _binding(_nothing), "malloc": _binding(_allocate_on_device), "free": _free,
     "memGetInfo": _binding(lambda: (2**34, 2**36)),
-    "hostAlloc": _allocate, "freeHost": _free, "memcpy": _copy, "memcpyAsync": _to_stream(_copy),
+    "hostAlloc": _allocate, "freeHost": libc.free, "memcpy": _copy, "memcpyAsync": _to_stream(_copy),
     "memset": _set, "memsetAsync": _to_stream(_set),
     "deviceSynchronize": MACHINE.wait, "streamSynchronize": MACHINE.wait, "eventSynchronize": MACHINE.wait,
     "streamWaitEvent": _nothing, "eventRecord": _nothing, "eventDestroy": _nothing,

@@ -177,7 +177,7 @@ class Pool:
     total_bytes = used_bytes
 
     def free_all_blocks(self):
-        raise NotImplementedError
+        """Nothing is free in it."""
 
 
 @contextmanager

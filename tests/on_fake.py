@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from test_engines import BACKWARD
 
+from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
 from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages, whole
@@ -50,7 +51,7 @@ def forget():
         cupy_cluster._kernel,
         cupy_cluster._launches,
         cupy_grid._chip,
-        cupy_rows._launches,
+        cupy_rows._launch,
         stages.arranging,
         products._settled,
         whole._kit,
@@ -60,6 +61,7 @@ def forget():
     )
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
+    recording._left.clear()
     for keeping in (replay, blas, chunks, choice):
         keeping.forget()
 

@@ -124,7 +124,10 @@ def test_recorded_calls_are_one_graph():
     assert result["recordings"]["cupy_cluster"] == ["graph of 7"]
     assert result["left"] == [1, 1, 1]  # the one that the last result lies in
     # Device memory, after each of them.
-    assert len(set(result["taken"][:3])) == len(set(result["taken"][3:])) == 1
+    taken = result["taken"]
+    for name in ("a result outlives", "nothing is left", "it cannot be captured"):
+        assert len({taken[f"{name}, {turn}"] for turn in range(3)}) == 1, name
+    assert taken["it cannot be captured, 0"] == taken["the garbage collector, 0"]
     assert result["kept"] == [3, 40, 33]
     lengths, device = result["told"]
     assert lengths.startswith("ValueError: lstm_forward: lengths must be an array of the device in a recorded call;")

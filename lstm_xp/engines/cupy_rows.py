@@ -23,8 +23,12 @@ FILES = ("rows.cu",)
 # Kernels are compiled for H up to one of these: a block has four times as many threads, and each as many weights.
 UNITS = 16, 32, 48, 64
 GATES = 4
-# Of the kernels, as `Launcher` says.
-FORWARD, BACKWARD = "PqqPPPPPiIII", "PqqPPPPiqqqPPPIII"
+# The directions.
+FORWARD, BACKWARD = range(2)
+# Of their kernels, as `Launcher` says.
+PARAMETERS = "PqqPPPPPiIII", "PqqPPPPiqqqPPPIII"
+# What a block tells itself, in two buffers: of each unit h, backward da of its gates.
+TOLD_BYTES = 2 * 4, 2 * 4 * GATES
 
 
 def refuses(problem):
@@ -49,12 +53,12 @@ class Engine(Whole):
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
-        launch, _ = _launches(dtype_name(Wh.dtype), N, H)
+        launch = _launch(FORWARD, dtype_name(Wh.dtype), N, H)
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, h.ptr, h0.ptr, keep, T)
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         T, N, H = sizes
-        _, launch = _launches(dtype_name(Wh.dtype), N, H)
+        launch = _launch(BACKWARD, dtype_name(Wh.dtype), N, H)
         outer, *by = dh
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, T)
 
@@ -82,18 +86,10 @@ def every_expression():
     return tuple(dict.fromkeys(name for dtype in TYPES for units in UNITS for name in expressions(dtype, units)))
 
 
-@lru_cache(maxsize=256)
-def _launches(dtype, N, H):
-    """Of both directions, functions of the kernel's arguments up to T."""
+@lru_cache(maxsize=512)
+def _launch(direction, dtype, N, H):
+    """A function of the arguments of a direction's kernel up to T."""
     units = next(units for units in UNITS if units >= H)
-    launchers = (
-        kernels.Launcher(kernels.function(FILES, expression), parameters)
-        for expression, parameters in zip(expressions(dtype, units), (FORWARD, BACKWARD), strict=True)
-    )
-    # Two buffers of h; of da, four times as much.
-    shared = (2 * 4 * units, 2 * 4 * GATES * units)
-    return [_launch(launcher, N, H, units, size) for launcher, size in zip(launchers, shared, strict=True)]
-
-
-def _launch(launcher, N, H, units, shared_bytes):
-    return lambda *arguments: launcher(N, GATES * units, *arguments, N, H, shared_bytes=shared_bytes)
+    kernel = kernels.function(FILES, expressions(dtype, units)[direction])
+    launch, shared_bytes = kernels.Launcher(kernel, PARAMETERS[direction]), TOLD_BYTES[direction] * units
+    return lambda *arguments: launch(N, GATES * units, *arguments, N, H, shared_bytes=shared_bytes)

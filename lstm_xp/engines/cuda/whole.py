@@ -187,7 +187,7 @@ class Whole:
         """Stage one: the pre-activations (T, N, 4H)."""
         (N, T, D), columns = x.shape, Wx.shape[1]
         at, a = _steps(x, reverse), _bytes(T * N * columns * kit.wide.itemsize)
-        lies = _lies(at, T, N, D) and not order[0]
+        lies = _lies(at, T, N, D) and not order[1]  # what is behind the lengths is saturated in any case
         rows = x.data if lies else _bytes(T * N * D * x.itemsize)
         if not lies or b is not None:
             bias = (0, 0, 0) if b is None else (b.data.ptr, b.strides[0] // b.itemsize, a.ptr)
