@@ -51,6 +51,7 @@ def test_every_length(machine, T, keep):
 
 # What is planted in rows.cu.
 PLANTED = {
+    "nothing": ("__syncthreads();", "__syncthreads();"),
     "one buffer for h": ("told[(t + 1) % 2 * UNITS + u]", "told[0 * UNITS + u]"),
     "one buffer for da": ("float* rows = told + left % 2 * GATES * UNITS;", "float* rows = told;"),
     "h is read before it is there": ("widen(h_t) : 0;\n            __syncthreads();", "widen(h_t) : 0;"),
@@ -82,7 +83,7 @@ def with_errors(kernels_on_cpu, tmp_path_factory):
 
 @pytest.mark.parametrize("planted", PLANTED)
 def test_an_error_in_the_source_would_be_seen(machine, with_errors, planted):
-    """As other bits: some order of threads shows it."""
+    """As other bits: some order of threads shows it. Where nothing is planted, none does."""
     values = engine_problem(24, 2, 13)
     values["h0"][0, 3] = np.inf
     arrays = arrays_of(LIB, values, "float32")
@@ -97,7 +98,7 @@ def test_an_error_in_the_source_would_be_seen(machine, with_errors, planted):
             return True
         return any(not same_bits(found[name], right[name]) for name in right)
 
-    assert any(is_seen(seed) for seed in range(1, 61))
+    assert any(is_seen(seed) for seed in range(1, 61)) == (planted != "nothing")
 
 
 def test_units_that_are_not_there_keep_infinite_states_to_themselves(machine):

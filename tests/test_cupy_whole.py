@@ -19,7 +19,7 @@ from problems import (
 )
 from test_cupy_engines import whole
 
-from lstm_xp.engines import cupy_cluster, cupy_fused
+from lstm_xp.engines import cupy_fused, cupy_rows
 from lstm_xp.engines.cuda import whole as calls
 from lstm_xp.testing import limit, relative_error
 
@@ -27,14 +27,16 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    yield machine_of(monkeypatch)
+@pytest.fixture(params=["C++", "NumPy"])
+def machine(request, monkeypatch):
+    """With the CUDA source compiled as C++, and with kernels written once more in terms of NumPy."""
+    yield machine_of(monkeypatch, request.getfixturevalue("kernels_on_cpu") if request.param == "C++" else None)
     forget()
 
 
 def engine_of(dtype):
-    return whole(cupy_fused if dtype == "float64" else cupy_cluster)
+    """The quickest here."""
+    return whole(cupy_fused if dtype == "float64" else cupy_rows)
 
 
 def arrays_of(values, dtype):
@@ -219,5 +221,5 @@ def test_too_little_memory(machine):
     _, cache = forward(arrays, engine=engine)
     machine.memory = machine.used() + 1000
     for call in (lambda: forward(arrays, engine=engine), lambda: backward(arrays, cache)):
-        with pytest.raises(MemoryError, match=r"^cupy_cluster: (h, c|da) and .* need 0.00 GB on cuda:0, where"):
+        with pytest.raises(MemoryError, match=r"^cupy_rows: (h, c|da) and .* need 0.00 GB on cuda:0, where"):
             call()

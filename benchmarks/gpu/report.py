@@ -41,7 +41,7 @@ def about(result):
     reasons = {}
     for line in verdict.unmeasured(result):
         where, _, reason = line.partition(": ")
-        alike = re.sub(r"[\d,.]+", "", reason)  # but for its numbers
+        alike = re.sub(r"[\d,.]+ (?=GB|GiB|MiB|KiB|bytes)", "", reason)  # but for what there was of memory
         reasons.setdefault(alike, []).append((where, reason))
     for found in reasons.values():
         (where, reason), *_ = found
