@@ -12,26 +12,20 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 from cuda_on_cpu import Kernels, blocks_at_once
-from fake_cupy import BLAS_TYPES, Fake, dtype_of
+from fake_cupy import BLAS_TYPES, Fake, at, dtype_of
 
 from lstm_xp.engines.cuda import kernels
 
 
-def view(address, shape, strides, dtype):
-    """Memory as an array; strides in items, none of them negative."""
-    last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    memory = (ctypes.c_char * ((last + 1) * dtype.itemsize)).from_address(address)
-    return np.ndarray(shape, dtype, memory, strides=[stride * dtype.itemsize for stride in strides])
-
-
 def on_host(v):
     """An array of CuPy's in NumPy, whatever its strides: `get` would launch a kernel."""
-    low = v.data.ptr + sum(min(0, (n - 1) * stride) for n, stride in zip(v.shape, v.strides, strict=True))
-    high = v.data.ptr + sum(max(0, (n - 1) * stride) for n, stride in zip(v.shape, v.strides, strict=True))
-    memory = (ctypes.c_char * (high - low + v.itemsize)).from_address(low)
-    return np.ndarray(v.shape, v.dtype, memory, v.data.ptr - low, v.strides).copy()
+    return at(v.data.ptr, v.shape, v.strides, v.dtype).copy()
+
+
+def view(address, shape, strides, dtype):
+    """As `Fake.view`, of any memory."""
+    return at(address, shape, [stride * dtype.itemsize for stride in strides], dtype)
 
 
 class Processor:

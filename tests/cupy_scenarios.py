@@ -96,7 +96,7 @@ def numbers():
             for name, v in results.items()
         )
 
-    def given(dtype, seed, **sizes):
+    def given(dtype, seed):
         values = rounded(random_problem(N=3, T=36, D=5, H=20, seed=seed), dtype)
         return values, {name: cp.asarray(value.astype(dtype_of(dtype))) for name, value in values.items()}
 

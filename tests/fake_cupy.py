@@ -49,6 +49,19 @@ def dtype_of(name):
     return np.dtype(name)
 
 
+def reach(shape, strides):
+    """How far an array goes, in bytes like its strides: before its first item, and to the beginning of its last one."""
+    spans = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
+    return tuple(sum(edge(0, span) for span in spans) for edge in (min, max))
+
+
+def at(address, shape, strides, dtype):
+    """Memory as an array; strides in bytes."""
+    low, high = reach(shape, strides)
+    memory = (ctypes.c_char * (high - low + dtype.itemsize)).from_address(address + low)
+    return np.ndarray(shape, dtype, memory, -low, strides)
+
+
 class Array(np.ndarray):
     """An array of a fake device."""
 
@@ -295,8 +308,7 @@ class Fake:
     def ndarray(self, kind, shape, dtype, memory, strides=None):
         """An array of memory that is there."""
         strides = np.empty(shape, dtype).strides if strides is None else strides
-        spans = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True)]
-        low, high = (sum(edge(0, span) for span in spans) for edge in (min, max))
+        low, high = reach(shape, strides)
         root = memory.keeping
         while isinstance(root.base, np.ndarray):
             root = root.base
@@ -347,15 +359,13 @@ class Fake:
 
     def view(self, address, shape, strides, dtype):
         """What lies at an address, which must be inside one piece of memory that is alive."""
-        spans = [(n - 1) * stride * dtype.itemsize for n, stride in zip(shape, strides, strict=True)]
-        low, high = address + sum(min(0, span) for span in spans), address + sum(max(0, span) for span in spans)
+        strides = tuple(stride * dtype.itemsize for stride in strides)
+        low, high = (address + edge for edge in reach(shape, strides))
         high += dtype.itemsize
         inside = any(start <= low and high <= stop and root() is not None
                      for start, (stop, root) in list(self.extents.items()))  # fmt: skip
         assert inside, f"{high - low} bytes at {low:#x} are not in any array"
-        flat = np.frombuffer((ctypes.c_char * (high - low)).from_address(low), np.uint8)
-        strides = tuple(stride * dtype.itemsize for stride in strides)
-        return np.ndarray(shape, dtype, flat.data, address - low, strides)
+        return at(address, shape, strides, dtype)
 
     # Kernels
 

@@ -3,7 +3,8 @@
 import fake_cupy
 import numpy as np
 import pytest
-from test_engines import BACKWARD
+from problems import same_bits
+from test_engines import BACKWARD, run_engine
 
 from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
@@ -79,3 +80,12 @@ def agree(results, expected, dtype, steps):
         assert result.shape == expected[name].shape, name
         assert relative_error(result, expected[name]) <= limit(dtype, kind, steps), name
         assert result.dtype.name == (dtype if name in own else COMPUTE_DTYPE[dtype]), name
+
+
+def agree_in_any_company(engine, arrays, rows):
+    """Some rows, alone and among all: the same bits."""
+    whole = plain(run_engine(engine, arrays))
+    part = {name: v[:, rows] if v.ndim == 3 else v if name == "Wh" else v[rows] for name, v in arrays.items()}
+    alone = plain(run_engine(engine, {name: v.copy() for name, v in part.items()}))
+    for name in ("h", "c", "gates", "da"):
+        assert same_bits(alone[name], np.ascontiguousarray(whole[name][:, rows])), name

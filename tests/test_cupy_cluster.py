@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_fake import LIB, agree, forget, machine_of, plain, problem
+from on_fake import LIB, agree, agree_in_any_company, forget, machine_of, plain, problem
 from problems import same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
@@ -170,13 +170,7 @@ def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors,
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
-    arrays = arrays_of(LIB, engine_problem(2, 20, 40), "float32")
-    whole = plain(run_engine(cupy_cluster, arrays))
-    rows = slice(3, 11)
-    part = {name: v[:, rows] if v.ndim == 3 else v if name == "Wh" else v[rows] for name, v in arrays.items()}
-    alone = plain(run_engine(cupy_cluster, {name: v.copy() for name, v in part.items()}))
-    for name in ("h", "c", "gates", "da"):
-        assert same_bits(alone[name], np.ascontiguousarray(whole[name][:, rows])), name
+    agree_in_any_company(cupy_cluster, arrays_of(LIB, engine_problem(2, 20, 40), "float32"), slice(3, 11))
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])

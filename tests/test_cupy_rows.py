@@ -6,7 +6,7 @@ Its kernels run as C++, the threads of a block in any order: see cuda_on_cpu.py.
 import cuda_on_cpu
 import numpy as np
 import pytest
-from on_fake import LIB, agree, forget, machine_of, plain, problem
+from on_fake import LIB, agree, agree_in_any_company, forget, machine_of, plain, problem
 from problems import same_bits
 from test_engines import arrays_of, engine_problem, rounded_as, run_engine
 
@@ -113,13 +113,7 @@ def test_units_that_are_not_there_keep_infinite_states_to_themselves(machine):
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
-    arrays = arrays_of(LIB, engine_problem(3, 6, 20), "float32")
-    whole = plain(run_engine(cupy_rows, arrays))
-    rows = slice(2, 4)
-    part = {name: v[:, rows] if v.ndim == 3 else v if name == "Wh" else v[rows] for name, v in arrays.items()}
-    alone = plain(run_engine(cupy_rows, {name: v.copy() for name, v in part.items()}))
-    for name in ("h", "c", "gates", "da"):
-        assert same_bits(alone[name], np.ascontiguousarray(whole[name][:, rows])), name
+    agree_in_any_company(cupy_rows, arrays_of(LIB, engine_problem(3, 6, 20), "float32"), slice(2, 4))
 
 
 # Choice

@@ -52,6 +52,10 @@ struct bfloat16 {  // the upper half of a float
     unsigned short bits;
 };
 
+__device__ inline unsigned bits(float16 v) { return v.bits; }
+__device__ inline unsigned bits(bfloat16 v) { return v.bits; }
+__device__ inline unsigned bits(float v) { return bits_from_float(v); }
+
 __device__ inline float widen(float16 v) { return float_from_half(v.bits); }
 __device__ inline float widen(bfloat16 v) { return float_from_bits(unsigned(v.bits) << 16); }
 __device__ inline float widen(float v) { return v; }

@@ -20,10 +20,6 @@ MMA(mma_bfloat16, "m16n8k16.row.col.f32.bf16.bf16.f32")
 MMA(mma_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
 #endif
 
-__device__ inline unsigned bits(float16 v) { return v.bits; }
-__device__ inline unsigned bits(bfloat16 v) { return v.bits; }
-__device__ inline unsigned bits(float v) { return bits_from_float(v); }
-
 // A product says what a row of its second factor is stored as, how a value of it and a weight (one of its words or half
 // words) are rounded for it, and how two fragments are multiplied.
 struct Half {

@@ -11,11 +11,6 @@
 //
 // Units behind H have weights of zero and say zero.
 
-__device__ inline unsigned bits_of(float v) { return bits_from_float(v); }
-template <typename S>
-__device__ inline unsigned bits_of(S v) {
-    return v.bits;
-}
 template <typename S>
 __device__ inline S from_bits(unsigned bits) {
     if constexpr (sizeof(S) == 4) return float_from_bits(bits);
@@ -153,7 +148,7 @@ __global__ void __launch_bounds__(GATES* UNITS, TOGETHER) rows_backward(
         next[k].prev_c = exists && left > 1 ? c[size_t(left - 2) * step + state] : first_c;
         next[k].dh = !needed || !outer ? 0
                      : wide            ? *reinterpret_cast<const unsigned*>(outside)
-                                       : bits_of(*reinterpret_cast<const S*>(outside));
+                                       : bits(*reinterpret_cast<const S*>(outside));
         outside -= by_step;
     };
     // What of a step does not wait for dh: da of a gate is the gradient of what it is multiplied into, times what it is

@@ -47,8 +47,7 @@ class Kit(NamedTuple):
     last: kernels.Launcher
     enter: kernels.Launcher
     straight: kernels.Launcher
-    restore: kernels.Launcher  # of the own dtype
-    restore_factor: kernels.Launcher
+    restore: kernels.Launcher
 
 
 class Whole:
@@ -115,7 +114,7 @@ class Whole:
             if lengths is not None:
                 c_n, size = _bytes(N * H * own), (N, H)
                 kit.last(N, BLOCK, h.ptr, c.ptr, *_place(h0), *_place(c0), h_n.ptr, c_n.ptr, order[0], *size)
-                h = _restored(kit.restore, h, T, *size, own, order)
+                h = _restored(kit, h, T, *size, order)
             else:
                 h_n.copy_from_device_async(h + (T - 1) * N * H * own, N * H * own)
                 c_n = _copied(kit, c + (kept - 1) * N * H * wide, N * H) if keep or own != wide else c
@@ -167,11 +166,12 @@ class Whole:
             dx = self._product(kit, da, Wx, T * N, 4 * H, D) if need_dx else None
             if order[0]:
                 kit.straight(N, BLOCK, *_place(dh_n), *_place(dc_n), dh_t.ptr, dc_t.ptr, order[0], H)
-                dx = _restored(kit.restore_factor, dx, T, N, D, kit.factor.itemsize, order) if need_dx else None
             if not same:
                 found = _copied(kit, found, weights + 2 * states)
-                if need_dx and kit.own is not kit.factor:
-                    dx = _copied(kit, dx, T * N * D)
+            if need_dx and kit.own is not kit.factor:
+                dx = _copied(kit, dx, T * N * D)
+            if need_dx and order[0]:
+                dx = _restored(kit, dx, T, N, D, order)
         except Exception as error:
             needed = (T * N * ((5 + bool(order[0])) * H + (2 + order[1]) * D) + weights) * wide
             self._tell(error, x, "da and gradients", needed)
@@ -250,15 +250,14 @@ def _kit(own):
         return kernels.Launcher(kernels.function(FILES, name, EXPRESSIONS), parameters)
 
     arrange = [stages.arranging(S, R, W) for R in (S, W)]
-    R = S if factor is own else W
-    factors = launcher(f"factors<{S}, {R}, {W}>", "PqqqPqqqPqqPPiIIII")
+    factors = launcher(f"factors<{S}, {S if factor is own else W}, {W}>", "PqqqPqqqPqqPPiIIII")
     rounded = None if S == W else launcher(f"rounded<{S}, {W}>", "PPQ")
     of_lengths = [
         launcher(f"saturate<{W}>", "PPII"),
         launcher(f"last<{S}, {W}>", "PPPqqPqqPPPII"),
         launcher(f"enter<{S}, {W}>", "PqqqPqqPPiII"),
         launcher(f"straight<{S}, {W}>", "PqqPqqPPPI"),
-        *(launcher(f"restore<{type}>", "PPPiII") for type in (S, R)),
+        launcher(f"restore<{S}>", "PPPiII"),
     ]
     return Kit(own, wide, factor, *arrange, factors, rounded, *of_lengths)
 
@@ -304,10 +303,10 @@ def _order(lengths, reverse):
     return (stages.FULL, reverse) if lengths is None else ((lengths.data.ptr, int(reverse)), False)
 
 
-def _restored(restore, v, T, N, K, itemsize, order):
+def _restored(kit, v, T, N, K, order):
     """The memory of (T, N, K) in the caller's order, zeros behind the lengths: this one, or of its own if reversed."""
-    out = _bytes(T * N * K * itemsize) if order[1] else v
-    restore(T * N, BLOCK, v.ptr, out.ptr, *order, N, K)
+    out = _bytes(T * N * K * kit.own.itemsize) if order[1] else v
+    kit.restore(T * N, BLOCK, v.ptr, out.ptr, *order, N, K)
     return out
 
 
