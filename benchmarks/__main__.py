@@ -11,6 +11,7 @@ from lstm_xp import engines
 
 from . import ceiling, fresh, machine, records, report, rivals, runner
 from .arguments import four_numbers
+from .ours import FROZEN
 from .problems import FRESH, GROWTH, SIZES, SMALL, START, WHATS, Problem
 
 DESCRIPTION = """\
@@ -40,6 +41,7 @@ examples:
 contenders:
   lstm_xp            this package, with the engine that it chooses by itself
   lstm_xp:ENGINE     with one of: {engines}
+  lstm_xp:frozen     with weights that are constants, prepared once
   {rivals}
   FILE.py            one of your own
 
@@ -285,10 +287,10 @@ def _contenders(options, parser):
             if not Path(name).is_file():
                 parser.error(f"{option}: there is no file {name}")
         elif head == "lstm_xp":
-            if colon and engine not in engines.names():
+            if colon and engine not in (*engines.names(), FROZEN):
                 parser.error(f"{option}: lstm_xp has no engine {engine!r}, but {', '.join(engines.names())}")
         elif name not in rivals.names():
-            known = ", ".join(["lstm_xp", "lstm_xp:ENGINE", *rivals.names()])
+            known = ", ".join(["lstm_xp", "lstm_xp:ENGINE", f"lstm_xp:{FROZEN}", *rivals.names()])
             parser.error(f"{option}: {name!r} is neither one of {known} nor a file FILE.py")
     return list(dict.fromkeys(names))
 

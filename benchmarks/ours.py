@@ -1,14 +1,18 @@
 """The contender lstm_xp, with the engine that it chooses by itself or a named one (lstm_xp:ENGINE).
 
+As lstm_xp:frozen, its weights are constants, as those of an ONNX Runtime session are: prepared once,
+at a call that does not count.
+
 On NumPy arrays; for `--device cuda` on CuPy arrays, where each call ends when the device has done its work.
 """
 
 import numpy as np
 
-from lstm_xp import LSTM, Direction, State, explain, lstm_backward, lstm_forward
+from lstm_xp import LSTM, Direction, State, explain, freeze, lstm_backward, lstm_forward
 from lstm_xp.libraries import to_numpy
 
 packages = ("lstm_xp", "array_api_compat", "numba", "cupy")
+FROZEN = "frozen"
 
 
 def refuses(device, option):
@@ -33,7 +37,9 @@ class Contender:
         self.weights = [arrays[name] for name in ("Wx", "Wh", "b")]
         # A stream hands over its steps one by one, each in memory of its own.
         self.steps = [self.x[:, t].copy() for t in range(problem.T)]
-        self.engine = option or "auto"
+        self.engine = "auto" if option in ("", FROZEN) else option
+        if option == FROZEN:
+            self.weights = freeze(self.weights)
         self.network, self.params = LSTM(problem.D, problem.H, engine=self.engine), (Direction(*self.weights),)
         self.wait()
 

@@ -3,6 +3,7 @@
 from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forward
 from .checks import EngineError
 from .engines import warmup
+from .freezing import freeze
 from .layers import LSTM, LayerCache
 from .masks import Masks
 from .onnx_operator import onnx_lstm
@@ -30,6 +31,7 @@ __all__ = [
     "StepGradients",
     "Trace",
     "explain",
+    "freeze",
     "lstm_backward",
     "lstm_forward",
     "lstm_step_backward",

@@ -23,6 +23,7 @@ modules = pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relat
 # Who may import whom: each name, the names before it and no other. Files of one folder may import each other.
 ORDER = (
     "checks",
+    "freezing",
     "cell",
     "timeline",
     "records",

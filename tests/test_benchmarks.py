@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from benchmarks import __main__ as command_line
-from benchmarks import problems, report, rivals, runner, timing
+from benchmarks import ours, problems, report, rivals, runner, timing
 from benchmarks.comparison import Comparison
 from benchmarks.tables import tables
 
@@ -264,6 +265,17 @@ def test_every_contender_has_a_record_for_everything_it_does(measured):
             assert {"python", "numpy"} <= set(record["versions"])
             assert {"cpu", "cores", "date", "commit", "command", "load", "settings"} <= set(record["machine"])
     assert found["lstm_xp:array_api", "training"]["details"] == {"engine": "array_api"}
+
+
+def test_frozen_weights_are_those_of_the_problem():
+    problem = problems.Problem.of((3, 5, 4, 6), "float32", "cpu")
+    plain, frozen = (ours.Contender(problem, problem.arrays(), option) for option in ("", ours.FROZEN))
+    assert not any(weight.flags.writeable for weight in (*frozen.weights, *frozen.params[0][:3]))
+    for what in problems.WHATS:
+        if what != "step":
+            expected = plain.named(what, getattr(plain, what)())
+            for name, result in frozen.named(what, getattr(frozen, what)()).items():
+                assert np.array_equal(result, expected[name]), (what, name)
 
 
 def test_who_is_wrong_gets_no_time(measured):

@@ -12,9 +12,11 @@ from functools import cache, partial
 from importlib.util import find_spec
 from threading import Timer
 from types import SimpleNamespace
+from weakref import finalize
 
 import numpy as np
 
+from ..freezing import is_frozen
 from . import numpy_fused
 
 name = "numpy_numba"
@@ -60,7 +62,7 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     x = _plain(x)
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
-    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep)
+    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep, is_frozen(Wx) and is_frozen(Wh))
 
 
 def forward(a, h0, c0, Wh, *, keep):
@@ -69,15 +71,16 @@ def forward(a, h0, c0, Wh, *, keep):
     return _forward(a[..., :0], _plain(Wh)[:0], gates[0, 0, 0], None, gates, h0, c0, Wh, keep)
 
 
-def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep):
+def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep, frozen=False):
     T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(x.dtype)
     h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
     h[0], c[0] = h0, c0
     lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
-    across, parts = _divide(code, T, N, D, H)
-    some, size = code.forward_space(T, N, D, H, across, parts, code.dtype.itemsize)
-    forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some)
+    across, parts = _divide(code, T, N, D, H, 0 if frozen else PACKING)
+    some, few, size = code.forward_space(T, N, D, H, frozen, across, parts, code.dtype.itemsize)
+    packed = _prepared(code, Wx, Wh, few) if frozen else code.none
+    forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some, few, packed)
     _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
     return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
@@ -171,9 +174,9 @@ def _parts(code, flop):
     return min(code.threads(), worth) if worth > 1 else 1
 
 
-def _divide(code, T, N, D, H):
+def _divide(code, T, N, D, H, packing=PACKING):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
-    flop = 8 * H * max(D, H) * (T * max(N, 2) + PACKING // 2)
+    flop = 8 * H * max(D, H) * (T * max(N, 2) + packing // 2)
     meeting = int(8 * N * H * H / WORTH_A_MEETING[N > ROWS])
     if flop < WORTH_A_THREAD or (N <= ROWS and meeting == 0):
         return False, 1
@@ -200,6 +203,19 @@ def _run(code, parts, size, work):
     code.pool.run(lambda *share: work(space, *share), parts)
     if space.nbytes <= KEPT:
         code.spare.append(space)
+
+
+def _prepared(code, Wx, Wh, few):
+    """Frozen weights as the kernel multiplies with them, from an earlier call; for as long as both are there."""
+    key = id(Wx), id(Wh), few
+    found = code.prepared.get(key)
+    if found is None:
+        found = _on_a_line(code.prepared_size(Wx.shape[0], Wh.shape[0], code.dtype.itemsize), code.dtype)
+        code.prepare(Wx, Wh, few, found)
+        code.prepared[key] = found
+        for weights in (Wx, Wh):
+            finalize(weights, code.prepared.pop, key, None).atexit = False
+    return found
 
 
 def _on_a_line(size, dtype):
@@ -243,6 +259,8 @@ def _code(dtype):
         dtype=dtype,
         lanes=lanes,
         spare=deque(maxlen=SPARE),
+        none=np.empty(0, dtype),
+        prepared={},
         desk=desk,
         helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
         threads=threads.limit,

@@ -47,14 +47,27 @@ def saturate(room, z, wide, big):
         room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
 
 
-def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeting, part, parts):
+def prepare(Wx, Wh, few, packed):
+    """Both weights, as `forward` multiplies with them: all vectors of Wh, then of Wx, each gate beside the others.
+
+    With `few` rows, two vectors of units are multiplied at once: the sums of one would wait for each other.
+    """
+    D, H, size = Wx.shape[0], Wh.shape[0], Wh.itemsize
+    wide = BYTES // size
+    vectors = whole(H, wide)
+    for W, K, first, pair in ((Wh, H, 0, 2 if few else 1), (Wx, D, vectors * GATES * wide * H, 1)):
+        pack(data(W), 0, W.strides[0] // size, W.strides[1] // size, K, 4 * H,
+             data(packed), first, 0, 4 * vectors, pair * GATES, H)  # fmt: skip
+
+
+def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, across, meeting, part, parts):
     """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
 
     Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
     cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
 
-    With `across`, threads divide the units and meet after every step; without, they divide the rows. `space` is as
-    `forward_space` says.
+    With `across`, threads divide the units and meet after every step; without, they divide the rows. Weights are those
+    that were `packed` by `prepare`, if that has any elements. `some`, `few` and `space` are as `forward_space` says.
     """
     begin(meeting, part)
     (T, N, D), H, size = x.shape, h.shape[2], h.itemsize
@@ -65,30 +78,31 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
     x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
 
-    # With few rows, two vectors of units are multiplied at once: the sums of one would wait for each other.
-    few = (N if across else whole(N, parts)) <= FEW_ROWS
-    pair = 2 if few else 1
+    pair, ready = 2 if few else 1, packed.size > 0
+    weights = data(packed) if ready else room
     v0, v1 = share(vectors, pair, part, parts)
-    pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
-    Wx_at, again = vectors * width * H, some < T  # what is wanted again is rearranged once
-    if again:
-        pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
+    Wx_at, again = vectors * width * H, some < T or ready  # what is wanted again is rearranged once
+    if not ready:
+        pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
+        if again:
+            pack(data(Wx), 0, x_k, x_j, D, 4 * H, room, Wx_at + v0 * width * D, 4 * v0, 4 * v1, GATES, H)
     n0, n1 = (0, N) if across else share(N, 1, part, parts)
     if not across:
-        wait(meeting, parts)
+        if not ready:
+            wait(meeting, parts)
         v0, v1 = 0, vectors
     rows, total = n1 - n0, (v1 - v0) * width
     if rows == 0:
         return
 
     # h is computed for some rows at a time, or where there are few, for some vectors of units, once they are there.
-    by_rows = rows >= ABREAST
+    by_rows = rows >= ABREAST and not few
     at_once, group = (ABREAST, 1) if by_rows else (1, ABREAST)
 
-    bias = Wx_at + (vectors * width * D if again else 0)
+    bias = 0 if ready else Wx_at + (vectors * width * D if again else 0)
     bias += (space.size - bias) // parts // wide * wide * part
     made = bias + total
-    first = Wx_at + v0 * width * D if again else made + some * rows * total
+    of_x, first = (weights, Wx_at + v0 * width * D) if again else (room, made + some * rows * total)
     entered = made + some * rows * total + (0 if again else min(D, SHALLOW) * total)
     block = D if again else SHALLOW
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
@@ -106,7 +120,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
                 z = made + (begins - v0) * steps * rows * width + (v - begins) * width
                 base, z_row = (bias + (v - v0) * width, 0) if k == 0 else (z, row)
                 here = first + (v - v0) * width * depth
-                multiply_gates(room, entered + k, D, depth, room, first, here, total * depth,
+                multiply_gates(room, entered + k, D, depth, of_x, first, here, total * depth,
                                room, base, z_row, room, z, row, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
             before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
@@ -129,9 +143,9 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
                             if lengths.size and t >= lengths[n0 + r]:
                                 saturate(room, y, wide, big)
                     if few:
-                        add_gates(states, before, H, room, v * width * H, room, z, row, rows, several)
+                        add_gates(states, before, H, weights, v * width * H, room, z, row, rows, several)
                     else:
-                        multiply_gates(states, before, H, H, room, v0 * width * H, v * width * H, total * H,
+                        multiply_gates(states, before, H, H, weights, v0 * width * H, v * width * H, total * H,
                                        room, z, row, room, z, row, rows)  # fmt: skip
                     for r in range(rows):
                         for u in range(several):
@@ -151,14 +165,22 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, space, across, meeti
 
 
 @lru_cache
-def forward_space(T, N, D, H, across, parts, itemsize):
-    """How many steps to take at a time, and the size of `space`: packed Wh, and Wx if it is wanted again; then for each
-    part its bias, the pre-activations of so many steps of its rows, else SHALLOW rows of Wx, and x there. All but x
-    begins at whole vectors."""
+def forward_space(T, N, D, H, ready, across, parts, itemsize):
+    """How many steps to take at a time, whether rows are few, and the size of `space`.
+
+    That is packed Wh, and Wx if it is wanted again, but for weights that are ready; then for each part its bias, the
+    pre-activations of so many steps of its rows, else SHALLOW rows of Wx, and x there. All but x begins at whole
+    vectors.
+    """
     vectors, wide = -(-H * itemsize // BYTES), BYTES // itemsize
     rows, units = (N, -(-vectors // (2 * parts)) * 2) if across else (-(-N // parts), vectors)
     total, width = units * GATES * wide, GATES * wide
     some = max(1, min(T, ROOM // (rows * total)))
-    packed, own = (H + D, 0) if some < T else (H, min(D, SHALLOW))
+    packed, own = (0, 0) if ready else (H + D, 0) if some < T else (H, min(D, SHALLOW))
     each = whole.py_func(total * (1 + own) + some * rows * (total + D), wide) * wide
-    return some, vectors * width * packed + parts * each
+    return some, rows <= FEW_ROWS, vectors * width * packed + parts * each
+
+
+def prepared_size(D, H, itemsize):
+    """How many numbers `prepare` makes of weights."""
+    return -(-H * itemsize // BYTES) * BYTES // itemsize * GATES * (D + H)

@@ -9,7 +9,7 @@ from numba import boolean, from_dtype, int64, types
 
 from . import compiled
 from .backward import backward, backward_space
-from .forward import forward, forward_space
+from .forward import forward, forward_space, prepare, prepared_size
 from .products import OPTIONS
 from .steps import attend, new_desk, step, stream
 
@@ -38,12 +38,15 @@ def compile(dtype):
             given(2, "A"),
             boolean,
             int64,
+            boolean,
+            own(1),
             own(1),
             boolean,
             meeting,
             int64,
             int64,
         ),
+        prepare: (given(2, "A"), given(2, "A"), boolean, own(1)),
         step: (*of_step, meeting, int64, int64),
         stream: (meeting, int64, boolean, *of_step, int64),
         attend: (meeting, own(1)),
@@ -75,4 +78,4 @@ def compile(dtype):
         f.__name__: compiled((int64 if f is stream else types.void)(*arguments), **OPTIONS)(f)
         for f, arguments in signatures.items()
     }
-    return kernels | {f.__name__: f for f in (forward_space, backward_space, new_desk)}
+    return kernels | {f.__name__: f for f in (forward_space, prepared_size, backward_space, new_desk)}

@@ -149,9 +149,10 @@ def multiply_gates(A, a, a_row, K, packed, first, here, total, base, z, z_row, o
 def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
     """out += A @ B for few rows, and the four gates of so many vectors of units side by side, two at most."""
     width = units * GATES * lanes(A)
-    for k in range(0, K, SHALLOW):
-        few(A, a + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
-            out, y, y_row, out, y, y_row, rows, width)  # fmt: skip
+    for n in range(0, rows, FEW_ROWS):  # more only where one thread does the work of several
+        for k in range(0, K, SHALLOW):
+            few(A, a + n * K + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
+                out, y + n * y_row, y_row, out, y + n * y_row, y_row, min(FEW_ROWS, rows - n), width)  # fmt: skip
 
 
 @inlined
