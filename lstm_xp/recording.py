@@ -17,9 +17,8 @@ class Recorded:
     def __init__(self, function, arguments, options):
         self._call, self._graph, self.result = (lambda: function(*arguments, **options)), None, None
         if _has_cupy((arguments, options)) or _has_cupy(self._call()):
-            self._device, pool, self._graph, self._recorded = _captured(self._call)
-            # The last attribute: where the object goes by itself, this one goes after its results.
-            self._memory = _Memory(self._device, pool)
+            self._device, memory, self._graph, self._recorded = _captured(self._call)
+            self._memory = memory  # the last attribute: it goes after the results
 
     def __call__(self):
         if self._graph is None:
@@ -75,6 +74,8 @@ def recorded(function: Callable[..., Any], /, *arguments: Any, **options: Any) -
     Notes
     -----
     What the call needs beside its arguments is kept until the object is gone; its results stay what they are, then.
+    (Of an object that goes in a cycle of references, it is kept until the next recording, or the end of another one.)
+    Memory that goes is given back to the device: let no object go while another library captures a graph.
     Replays go to the current stream; not two of one object at once. Cost of a replay: that of the device. Its results
     may differ from those of an ordinary call in the last digits: 'cupy_fused' launches its steps one by one there, and
     cuBLAS may choose other kernels.
@@ -107,7 +108,7 @@ def _has_cupy(v):
 
 
 def _captured(call):
-    """The current device's number, the pool that a call's memory comes from, its graph, and its result."""
+    """The current device's number, what stands for the memory of a call, its graph, and its result."""
     from cupy.cuda import MemoryPool
 
     from .engines.cuda import blas, grid
@@ -115,11 +116,8 @@ def _captured(call):
     _give_back()
     blas.prepare()
     device, pool = grid.device(), MemoryPool()
-    try:
-        return device, pool, *_captured_in(pool, call)
-    except BaseException:
-        _left.append((device, pool))
-        raise
+    memory = _Memory(device, pool)  # after an error it goes with that: later than what lies in the pool
+    return device, memory, *_captured_in(pool, call)
 
 
 def _captured_in(pool, call):
@@ -179,9 +177,10 @@ def _give_back():
         try:
             for place in list(_left):
                 device, pool = place
-                with Device(device):
+                with Device(device):  # pools have a part for each
+                    unused = not pool.used_bytes()  # asked first: what comes back from now on is freed the next time
                     pool.free_all_blocks()
-                if not pool.used_bytes():
+                if unused:
                     _left.remove(place)
         finally:
             replay.capturing.release()

@@ -141,6 +141,20 @@ def launches():
     return {"launches": found, "same": bool(np.all(copied.get() == v.get())), "own": copied.data.ptr != v.data.ptr}
 
 
+class Meanwhile:
+    """A pool whose last results another thread drops while it frees what is unused."""
+
+    def __init__(self, pool, results):
+        self.pool, self.results = pool, results
+
+    def free_all_blocks(self):
+        self.pool.free_all_blocks()
+        self.results.clear()
+
+    def used_bytes(self):
+        return self.pool.used_bytes()
+
+
 def recordings():
     """A forward and a backward pass in one graph."""
     import cupy as cp
@@ -184,8 +198,28 @@ def recordings():
     for turn in range(3):
         with suppress(ValueError):
             recorded(lstm_forward, x, None, Wx, Wh, None, lengths=[1, 2, 3], engine="cupy_cluster")
-        recording._give_back()
         taken["it cannot be captured", turn] = held()
+    for turn in range(3):
+        with cp.cuda.Device(1):
+            there = [cp.ones(v.shape, v.dtype) for v in (x, Wx, Wh)]
+            elsewhere = recorded(lstm_forward, there[0], None, *there[1:], None, engine="cupy_cluster")
+            result = elsewhere()
+        del elsewhere  # where its device is not current, and its result is needed
+        del result, there
+        with cp.cuda.Device(1):
+            cp.get_default_memory_pool().free_all_blocks()
+        recording._give_back()
+        taken["another device", turn] = held()
+    for turn in range(3):
+        going = one()
+        results = [going()]
+        del going
+        device, pool = recording._left.pop()
+        recording._left.append((device, Meanwhile(pool, results)))
+        del pool
+        recording._give_back()
+        recording._give_back()
+        taken["a result goes meanwhile", turn] = held()
     cycle = [one()]
     cycle.append(cycle)
     del cycle

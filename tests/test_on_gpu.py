@@ -132,6 +132,23 @@ def test_too_little_memory_is_said_and_nothing_leaks(gpu, name):
 
 
 @engines
+def test_what_is_behind_lengths_is_not_seen(gpu, name):
+    """Of an x that is time-major, too, which is multiplied as it lies: each row of the product is of one row of x."""
+    arrays, lengths = arrays_of(gpu, 0), [70, 0, 1, 33, 69]
+    for time_major in (False, True):
+        found = []
+        for junk in (0.0, float("nan")):
+            x = arrays["x"].copy()
+            if time_major:
+                x = gpu.xp.ascontiguousarray(x.swapaxes(0, 1)).swapaxes(0, 1)
+            for n, length in enumerate(lengths):
+                x[n, length:] = junk
+            found.append(on_host(gpu, run(arrays | {"x": x}, engine=name, lengths=lengths)))
+        for part, value in found[0].items():
+            assert same_bits(value, found[1][part]), (time_major, part)
+
+
+@engines
 def test_a_second_device(gpu, name):
     if gpu.xp.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("there is one GPU")
