@@ -183,6 +183,5 @@ def saturation(
 
 def _trace(cache):
     xp = checks.namespace(cache.gates)
-    c = cache.c if isinstance(cache, VariantCache) else xp.permute_dims(cache.c, (1, 0, 2))
-    c = Timeline.of(cache.h, cache.lengths, cache.reverse, xp).restore(c)
+    c = Timeline.of(cache.h, cache.lengths, cache.reverse, xp).restore(xp.permute_dims(cache.c, (1, 0, 2)))
     return Trace(cache.i, cache.f, cache.o, cache.g, c, cache.h, cache.lengths)

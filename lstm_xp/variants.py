@@ -68,7 +68,7 @@ class CellMasks(NamedTuple):
 class VariantCache(NamedTuple):
     """What `backward` needs, and the final state. The arguments and h, which is the returned one, are referred to.
 
-    The arrays (T, N, .) from c to gates are in the order of processing: `c` the cell states, held behind the lengths,
+    The arrays (N, T, .) from c to gates are in the order of processing: `c` the cell states, held behind the lengths,
     `cells` those before zoneout, `z` the pre-activations after clipping. The properties i, f, o, g (N, T, H) are in the
     caller's order of time.
     """
@@ -89,19 +89,14 @@ class VariantCache(NamedTuple):
     lengths: Array | None
     reverse: bool
 
-    i, f, o, g = SequenceCache.i, SequenceCache.f, SequenceCache.o, SequenceCache.g
-
-    def _gate(self, block):
-        if self.gates is None:
-            raise ValueError("the gates were not kept: call forward with training=True.")
-        xp = checks.namespace(self.gates)
-        return Timeline.of(self.x, self.lengths, self.reverse, xp).restore(split(self.gates)[block])
+    i, f, o, g, _gate = SequenceCache.i, SequenceCache.f, SequenceCache.o, SequenceCache.g, SequenceCache._gate
 
     @property
     def nbytes(self):
         """Bytes held beside the caller's arrays and the returned h."""
-        held = {id(v): v for v in (self.c, self.cells, self.z, self.gates, self.h_n, self.c_n) if v is not None}
-        return sum(math.prod(v.shape) * checks.itemsize(v.dtype) for v in held.values())
+        cells = None if self.masks.zoneout_c is None and not self.cell.zoneout_c else self.cells
+        held = [v for v in (self.c, cells, self.z, self.gates, self.h_n, self.c_n) if v is not None]
+        return sum(math.prod(v.shape) * checks.itemsize(v.dtype) for v in held)
 
 
 class Slopes(NamedTuple):
@@ -243,7 +238,8 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
     if keep:
         c_states = stacked(all_c, H, c)
         cells = c_states if drawn.zoneout_c is None else stacked(all_cells, H, c)
-        kept = (x, h0, c0, params, y, c_states, cells, stacked(all_z, 4 * H, c), stacked(all_gates, 4 * H, c))
+        parts = (c_states, cells, stacked(all_z, 4 * H, c), stacked(all_gates, 4 * H, c))
+        kept = (x, h0, c0, params, y, *(xp.permute_dims(part, (1, 0, 2)) for part in parts))
     last = (timeline.where_empty(first_h, h), timeline.where_empty(first_c, c))
     h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in last)
     cache = VariantCache(*kept[:4], cell, masks, *kept[4:], h_n, c_n, lengths, reverse)
@@ -266,7 +262,7 @@ def backward(dy, dh_n, dc_n, cache):
         dh0, dc0 = (xp.astype(v, x.dtype, copy=True) for v in (last_h, last_c))
         return xp.zeros_like(x), dh0, dc0, Direction(*zeros)
 
-    c, cells, z, gates = cache.c, cache.cells, cache.z, cache.gates
+    c, cells, z, gates = (xp.permute_dims(v, (1, 0, 2)) for v in (cache.c, cache.cells, cache.z, cache.gates))
     prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))])[:-1, ...]
     prev_c = xp.concat([c0[None, ...], c])[:-1, ...]
     drawn = _in_order(cache.masks, cache.cell, timeline, wide)

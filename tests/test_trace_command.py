@@ -175,11 +175,12 @@ def test_the_gates_are_those_of_the_model(command, drawn, language_model, tmp_pa
     assert command("trace", language_model, tmp_path / "text", *options)[0] == 0
     parameters, _ = checkpoints.load_model(language_model / runs.MODEL)
     tokens = np.frombuffer(data[:12], np.uint8)[None, :].astype(np.int64)
-    _, _, cache = model.forward(parameters, tokens, model.zero_state(parameters, 1))
-    assert same(drawn["trace"], traces(cache.layers[0])[0])
+    _, _, cache = model.forward(parameters, tokens, None)
+    layers = traces(cache.layers)
+    assert same(drawn["trace"], layers[0])
     assert (drawn["text"], drawn["place"], drawn["units"], drawn["steps"]) == (data[:12], 0, 3, 6)
     assert drawn["names"] == ["layer 0 forward", "layer 1 forward"]
-    expected = [saturation(traces(layer)[0]) for layer in cache.layers]
+    expected = [saturation(layer) for layer in layers]
     assert all(np.array_equal(found, wanted) for found, wanted in zip(drawn["shares"], expected, strict=True))
     assert (tmp_path / "g.png").read_bytes() == b"a picture"
 

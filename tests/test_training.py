@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from lstm_xp import State
 from lstm_xp.libraries import to_numpy
 from lstm_xp.testing import assert_close, check_gradients
 from lstm_xp.training import (
@@ -35,14 +36,14 @@ def random_parameters(rng, dtype="float64"):
 
 
 def random_state(rng, batch=N):
-    return [tuple(rng.standard_normal((batch, SHAPE["hidden"])) for _ in "hc") for _ in range(SHAPE["layers"])]
+    return State(*(rng.standard_normal((SHAPE["layers"], batch, SHAPE["hidden"])) for _ in "hc"))
 
 
 def in_library(lib, tree):
-    """Arrays of a dict, or of a list of pairs, in a library."""
+    """Arrays of a dict, or of a state, in a library."""
     if isinstance(tree, dict):
         return {name: lib.asarray(value) for name, value in tree.items()}
-    return [tuple(lib.asarray(value) for value in pair) for pair in tree]
+    return State(*map(lib.asarray, tree))
 
 
 # The model and the loss
@@ -116,9 +117,8 @@ def test_a_text_in_pieces_is_the_same_as_whole():
     first, between, _ = model.forward(parameters, tokens[:, :2], state, training=False)
     second, end, _ = model.forward(parameters, tokens[:, 2:], between, training=False)
     assert_close(np.concatenate([first, second], axis=1), whole, steps=T)
-    for pair, expected in zip(end, last, strict=True):
-        assert_close(pair[0], expected[0], steps=T)
-        assert_close(pair[1], expected[1], steps=T)
+    for found, expected in zip(end, last, strict=True):
+        assert_close(found, expected, steps=T)
 
 
 def test_streaming_is_the_same_as_whole():
@@ -301,7 +301,7 @@ def test_a_window_is_a_step_from_the_carried_state():
         inputs, _, fresh = windows.window(before.step)
         start = model.zero_state(before.parameters, settings.batch) if fresh else before.recurrent
         _, expected, _ = model.forward(before.parameters, inputs, start)
-        np.testing.assert_array_equal(after.recurrent[0][1], expected[0][1])
+        np.testing.assert_array_equal(after.recurrent.c, expected.c)
 
 
 def test_two_runs_give_the_same_bits():

@@ -9,6 +9,7 @@ from dataclasses import fields
 
 import numpy as np
 
+from lstm_xp import State
 from lstm_xp.files import write_atomically
 from lstm_xp.libraries import to_numpy
 
@@ -61,11 +62,7 @@ def save_checkpoint(path, state, settings, files, digests):
     tensors = {
         **{f"parameter.{name}": value for name, value in state.parameters.items()},
         **{f"moment.{name}": value for name, value in state.moments.items()},
-        **{
-            f"recurrent.{q}{k}": value
-            for k, pair in enumerate(state.recurrent)
-            for q, value in zip("hc", pair, strict=True)
-        },
+        **{f"recurrent.{q}{k}": getattr(state.recurrent, q)[k, ...] for k in range(settings.layers) for q in "hc"},
         "loss": state.loss,
     }
     about = {
@@ -98,7 +95,7 @@ def load_checkpoint(path):
         seconds=about["seconds"],
         parameters={name: tensors[f"parameter.{name}"] for name in parameters},
         moments={name: tensors[f"moment.{name}"] for name in moments},
-        recurrent=[(tensors[f"recurrent.h{k}"], tensors[f"recurrent.c{k}"]) for k in range(settings.layers)],
+        recurrent=State(*(np.stack([tensors[f"recurrent.{q}{k}"] for k in range(settings.layers)]) for q in "hc")),
         loss=tensors["loss"],
         losses=about["losses"],
         history=tuple(about["history"]),

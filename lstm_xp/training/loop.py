@@ -4,6 +4,8 @@ import math
 import time
 from typing import Any, NamedTuple
 
+from lstm_xp import State
+
 from . import model
 from .errors import UserError
 from .losses import cross_entropy_backward, cross_entropy_forward
@@ -20,7 +22,7 @@ VALIDATIONS = 10
 class TrainingState(NamedTuple):
     """All that changes in the course of a run. A step makes a new one, so an interrupted step leaves nothing half done.
 
-    `recurrent` is the (h, c) of each layer and stream, `loss` the sum over the `losses` steps since the last record, in
+    `recurrent` is the h and c of all layers and streams, `loss` the sum over the `losses` steps since the last record, in
     nats, as an array on the device.
     """
 
@@ -28,7 +30,7 @@ class TrainingState(NamedTuple):
     seconds: float
     parameters: dict
     moments: dict
-    recurrent: list
+    recurrent: State
     loss: Any
     losses: int
     history: tuple
@@ -54,7 +56,7 @@ def on_device(state, xp):
     return state._replace(
         parameters={name: xp.asarray(value) for name, value in state.parameters.items()},
         moments={name: xp.asarray(value) for name, value in state.moments.items()},
-        recurrent=[(xp.asarray(h), xp.asarray(c)) for h, c in state.recurrent],
+        recurrent=State(*map(xp.asarray, state.recurrent)),
         loss=xp.asarray(state.loss),
     )
 
@@ -81,8 +83,7 @@ def train_step(state, settings, inputs, targets, fresh):
         Whether the streams begin anew, so that the recurrent state is not carried.
     """
     optimizer, lr = OPTIMIZERS[settings.optimizer], learning_rate(settings, state)
-    recurrent = model.zero_state(state.parameters, settings.batch) if fresh else state.recurrent
-    logits, recurrent, cache = model.forward(state.parameters, inputs, recurrent)
+    logits, recurrent, cache = model.forward(state.parameters, inputs, None if fresh else state.recurrent)
     loss, loss_cache = cross_entropy_forward(logits, targets)
     gradients = model.backward(cross_entropy_backward(loss_cache), cache)
     gradients, _ = clip_by_norm(gradients, settings.clip)

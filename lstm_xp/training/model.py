@@ -16,19 +16,22 @@ import numpy as np
 from array_api_compat import array_namespace
 from array_api_compat import device as device_of
 
-from lstm_xp import lstm_backward, lstm_forward
+from lstm_xp import LSTM, Direction, LayerCache, State
 
 VOCABULARY = 256
 """Every byte value is a token, so that no text holds an unknown one."""
 
 
+WEIGHTS = "Wx", "Wh", "b"
+
+
 class ModelCache(NamedTuple):
-    """What `backward` needs: the arguments, the last layer's h, and each layer's cache."""
+    """What `backward` needs: the arguments, the last layer's h, and the cache of the layers."""
 
     parameters: dict
     tokens: Any
     h: Any
-    layers: list
+    layers: LayerCache
 
 
 def parameter_shapes(*, hidden, layers, embedding):
@@ -78,14 +81,19 @@ def init_parameters(rng, *, hidden, layers, embedding, dtype):
     return parameters
 
 
+def layers_of(parameters):
+    """The LSTM layers of a model: the network, and its parameters."""
+    layers = sum(name.endswith(".Wh") for name in parameters)
+    params = tuple(Direction(*(parameters[f"lstm{layer}.{name}"] for name in WEIGHTS)) for layer in range(layers))
+    return LSTM(params[0].Wx.shape[0], params[0].Wh.shape[0], num_layers=layers), params
+
+
 def zero_state(parameters, batch):
-    """The state before a text begins: for each layer a pair (h, c) of zeros (batch, H)."""
-    xp = array_namespace(parameters["embedding"])
-    return [
-        tuple(xp.zeros((batch, Wh.shape[0]), dtype=Wh.dtype, device=device_of(Wh)) for _ in "hc")
-        for name, Wh in parameters.items()
-        if name.endswith(".Wh")
-    ]
+    """The state before a text begins: zeros (L, N, H), of N streams."""
+    network, params = layers_of(parameters)
+    xp, b = array_namespace(params[0].b), params[0].b
+    shape = network.num_layers, batch, network.hidden_size
+    return State(*(xp.zeros(shape, dtype=b.dtype, device=device_of(b)) for _ in State._fields))
 
 
 def forward(parameters, tokens, state, *, training=True):
@@ -97,8 +105,8 @@ def forward(parameters, tokens, state, *, training=True):
         Of one floating dtype, as `init_parameters` names them.
     tokens : integer array, shape (N, T)
         Byte values. Fastest when time-major in memory, that is when ``tokens[:, t]`` is contiguous.
-    state : list of (h, c), each (N, H)
-        State of each layer before the first step.
+    state : State, of arrays (L, N, H), or None
+        Of all layers, before the first step; None for zeros.
     training : bool
         Whether to keep what `backward` needs.
 
@@ -106,28 +114,23 @@ def forward(parameters, tokens, state, *, training=True):
     -------
     logits : array, shape (N, T, 256)
         Unnormalised log-probabilities, time-major in memory, of the parameters' dtype.
-    state : list of (h, c)
-        State of each layer after the last step.
+    state : State
+        After the last step.
     cache : ModelCache or None
         What `backward` needs.
     """
     xp = array_namespace(parameters["embedding"])
-    h = _embed(parameters["embedding"], tokens, xp)
-    last_state, caches = [], []
-    for layer, (h0, c0) in enumerate(state):
-        Wx, Wh, b = (parameters[f"lstm{layer}.{name}"] for name in ("Wx", "Wh", "b"))
-        h, cache = lstm_forward(h, h0, Wx, Wh, b, c0=c0, training=training)
-        last_state.append((cache.h_n, cache.c_n))
-        caches.append(cache)
+    network, params = layers_of(parameters)
+    h, state, cache = network.forward(params, _embed(parameters["embedding"], tokens, xp), state, training=training)
     logits = _steps(_rows(h, xp) @ parameters["output.W"] + parameters["output.b"], tokens.shape, xp)
-    return logits, last_state, ModelCache(parameters, tokens, h, caches) if training else None
+    return logits, state, ModelCache(parameters, tokens, h, cache) if training else None
 
 
 def backward(dlogits, cache):
     r"""Gradients of all parameters, given those of the logits.
 
     With rows running over all streams and steps: :math:`dW = h^T dz`, :math:`db = \sum dz`, :math:`dh = dz\,W^T`,
-    then each LSTM layer from the last to the first, and :math:`dE = S^T dx` with S the one-hot rows of the tokens: a
+    then the LSTM layers, and :math:`dE = S^T dx` with S the one-hot rows of the tokens: a
     product, because it sums in the same order every time, and because every array library has it.
 
     Parameters
@@ -147,16 +150,15 @@ def backward(dlogits, cache):
     .. [1] R. Williams, J. Peng, "An Efficient Gradient-Based Algorithm for On-Line Training of Recurrent Network
        Trajectories", Neural Computation 2(4), 490-501, 1990 (truncated back-propagation through time).
     """
-    parameters, tokens, h, caches = cache
+    parameters, tokens, h, layers = cache
     xp = array_namespace(dlogits)
     flat = _rows(dlogits, xp)
     gradients = {"output.W": _rows(h, xp).T @ flat, "output.b": xp.sum(flat, axis=0)}
     dh = _steps(flat @ parameters["output.W"].T, tokens.shape, xp)
-    for layer in reversed(range(len(caches))):
-        step = lstm_backward(dh, caches[layer])
-        gradients |= {f"lstm{layer}.Wx": step.dWx, f"lstm{layer}.Wh": step.dWh, f"lstm{layer}.b": step.db}
-        dh = step.dx
-    gradients["embedding"] = one_hot(_rows(tokens[..., None], xp)[:, 0], dh.dtype).T @ _rows(dh, xp)
+    dx, _, dparams = layers.network.backward(dh, layers)
+    for layer, dp in enumerate(dparams):
+        gradients |= {f"lstm{layer}.{name}": getattr(dp, name) for name in WEIGHTS}
+    gradients["embedding"] = one_hot(_rows(tokens[..., None], xp)[:, 0], dx.dtype).T @ _rows(dx, xp)
     return {name: gradients[name] for name in parameters}
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 from array_api_compat import array_namespace
 
-from lstm_xp import lstm_step_forward
 from lstm_xp.libraries import to_numpy
 
 from . import model
@@ -33,7 +32,7 @@ def sample_bytes(parameters, prompt, length, *, temperature=1.0, rng=None):
     int
         The next byte.
     """
-    state = model.zero_state(parameters, 1)
+    state = None
     for byte in b"\n" + prompt:
         logits, state = step(parameters, byte, state)
     for _ in range(length):
@@ -43,14 +42,11 @@ def sample_bytes(parameters, prompt, length, *, temperature=1.0, rng=None):
 
 
 def step(parameters, byte, state):
-    """Feed one byte: the logits (1, 256) of the byte after it, and the new state of every layer."""
+    """Feed one byte: the logits (1, 256) of the byte after it, and the new state."""
     xp = array_namespace(parameters["embedding"])
-    h, new_state = parameters["embedding"][byte : byte + 1, :], []
-    for layer, (prev_h, prev_c) in enumerate(state):
-        Wx, Wh, b = (parameters[f"lstm{layer}.{name}"] for name in ("Wx", "Wh", "b"))
-        h, c, _ = lstm_step_forward(h, prev_h, prev_c, Wx, Wh, b)
-        new_state.append((h, c))
-    return xp.matmul(h, parameters["output.W"]) + parameters["output.b"], new_state
+    network, params = model.layers_of(parameters)
+    h, state = network.step(params, parameters["embedding"][byte : byte + 1, :], state)
+    return xp.matmul(h, parameters["output.W"]) + parameters["output.b"], state
 
 
 def _draw(logits, temperature, rng):
