@@ -4,12 +4,12 @@ from .cell import StepCache, StepGradients, lstm_step_backward, lstm_step_forwar
 from .checks import EngineError
 from .engines import warmup
 from .freezing import freeze
-from .layers import LSTM, LayerCache
+from .layers import LSTM
 from .masks import Masks
 from .onnx_operator import onnx_lstm
 from .parameters import Direction, State
 from .recording import Recorded, recorded
-from .records import SequenceCache, SequenceGradients
+from .records import LayerCache, LayerGradients, SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
 from .tracing import Saturation, Shares, Trace, saturation, traces
 
@@ -20,6 +20,7 @@ __all__ = [
     "Direction",
     "EngineError",
     "LayerCache",
+    "LayerGradients",
     "Masks",
     "Recorded",
     "Saturation",

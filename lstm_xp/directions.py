@@ -4,7 +4,7 @@ from . import checks, sequence, variants
 from .parameters import Direction
 
 
-def run_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, training, engine="auto", precision=None):
+def forward_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, training, engine="auto", precision=None):
     """h (N, T, R) and the cache: of `lstm_forward`, or of `variants.forward`, each with h_n, c_n and the gates.
 
     The arguments are not checked here.
@@ -15,9 +15,9 @@ def run_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, training, 
     return variants.forward(x, h0, c0, p, cell, masks, lengths=lengths, reverse=reverse, keep=training)
 
 
-def return_direction(dy, dh_n, dc_n, cache):
-    """The gradients of x, h0, c0 and the parameters, from those of h, h_n and c_n."""
+def backward_direction(dy, dh_n, dc_n, cache, *, need_dx=True):
+    """The gradients of x (None if not needed), h0, c0 and the parameters, from those of h, h_n and c_n."""
     if isinstance(cache, variants.VariantCache):
-        return variants.backward(dy, dh_n, dc_n, cache)
-    found = sequence.lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n)
+        return variants.backward(dy, dh_n, dc_n, cache, need_dx=need_dx)
+    found = sequence.lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n, need_dx=need_dx)
     return found.dx, found.dh0, found.dc0, Direction(found.dWx, found.dWh, found.db)

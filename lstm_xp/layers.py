@@ -5,9 +5,9 @@ out; what they are called is said in `parameters.py` and `masks.py`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,31 +16,11 @@ from . import masks as random_masks
 from .activations import activation
 from .checks import Array
 from .configuration import check_configuration
-from .directions import return_direction, run_direction
+from .directions import backward_direction, forward_direction
 from .masks import Masks
 from .parameters import Direction, Expected, State
+from .records import LayerCache, LayerGradients
 from .variants import Cell
-
-
-class LayerCache(NamedTuple):
-    """What `LSTM.backward` needs, and the masks of the run.
-
-    `directions` has the cache of each layer and direction in the order of the parameters: its gates are
-    ``cache.directions[k].i`` (N, T, H), and f, o, g likewise. `masks` are the masks that were used: handed to `forward`
-    again, on whatever device, they repeat the run.
-    """
-
-    network: "LSTM"
-    params: tuple[Direction, ...]
-    directions: tuple
-    masks: Masks
-    lengths: Array | None
-    x: Array | None
-
-    @property
-    def nbytes(self):
-        """Bytes held beside the caller's arrays and the outputs of the layers."""
-        return sum(cache.nbytes for cache in self.directions)
 
 
 @dataclass(frozen=True)
@@ -144,6 +124,7 @@ class LSTM:
     input_size: int
     hidden_size: int
     num_layers: int = 1
+    _: KW_ONLY
     bidirectional: bool = False
     reverse: bool = False
     bias: bool = True
@@ -167,7 +148,7 @@ class LSTM:
         check_configuration(self)
 
     @property
-    def directions(self) -> int:
+    def num_directions(self) -> int:
         """2 for a bidirectional network, else 1."""
         return 1 + self.bidirectional
 
@@ -303,7 +284,7 @@ class LSTM:
             outputs = []
             for k in self._indices(layer):
                 h0, c0 = (None, None) if state is None else (part[k, ...] for part in state)
-                y, cache = run_direction(
+                y, cache = forward_direction(
                     params[k], features, h0, c0, self.cell, masks.of(k), xp, lengths=lengths,
                     reverse=self._reversed(k), training=training, engine=self.engine, precision=self.precision,
                 )  # fmt: skip
@@ -317,8 +298,8 @@ class LSTM:
         return y, parameters.stacked(h_n, c_n, xp), cache
 
     def backward(
-        self, dy: Array | None, cache: LayerCache, *, dstate: State | None = None
-    ) -> tuple[Array, State, tuple[Direction, ...]]:
+        self, dy: Array | None, cache: LayerCache, *, dstate: State | None = None, need_dx: bool = True
+    ) -> LayerGradients:
         """Gradients of `forward`, given those of y and of the final state.
 
         Parameters
@@ -329,14 +310,14 @@ class LSTM:
             What `forward` returned with ``training=True``. It is not modified, and may be used again.
         dstate : (dh, dc), or None
             Gradients with respect to the final state, each an array or None for zeros.
+        need_dx : bool
+            False leaves dx out (None in its place), which the first layer has a product for.
 
         Returns
         -------
-        dx : array like x
-        dstate : State
-            Gradients of the initial state; where it was None, at zeros.
-        dparams : tuple of Direction
-            Gradients of the parameters, laid out as they are, None where they are None.
+        LayerGradients
+            The tuple (dx, dstate, dparams), also by these names: dx like x; the gradients of the initial state (where
+            it was None: at zeros); those of the parameters, laid out as they are, None where they are None.
 
         Raises
         ------
@@ -358,7 +339,7 @@ class LSTM:
         dh, dc = (None, None) if dstate is None else dstate
         if dstate is not None:
             parameters.check_state(function, self, dstate, N, "dstate")
-        width = self.directions * self.output_size
+        width = self.num_directions * self.output_size
         size = (T, N, width) if self.time_major else (N, T, width)
         letters = "(T, N, directions * R)" if self.time_major else "(N, T, directions * R)"
         rules = {"dy": (letters, size)}
@@ -367,26 +348,25 @@ class LSTM:
         checks.cotangents(function, given, rules, cache.x, f"x {tuple(cache.x.shape)}")
 
         masks, R = cache.masks, self.output_size
-        down = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy
-        gradients, dh0, dc0 = {}, {}, {}
+        dx = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy
+        dparams, dh0, dc0 = {}, {}, {}
         for layer in reversed(range(self.num_layers)):
-            dx = None
+            down, parts, wanted = dx, [], need_dx or layer > 0
             for place, k in enumerate(self._indices(layer)):
                 part = down if down is None or not self.bidirectional else down[..., place * R : (place + 1) * R]
                 dh_n, dc_n = (None if v is None else v[k, ...] for v in (dh, dc))
-                one, dh0[k], dc0[k], found = return_direction(part, dh_n, dc_n, cache.directions[k])
-                gradients[k] = found if self.bias else found._replace(b=None)
-                dx = one if dx is None else dx + one
-            for mask in masks.on_input(layer):
-                dx = random_masks.times(dx, mask, xp)
-            down = dx
-        down = xp.permute_dims(down, (1, 0, 2)) if self.time_major else down
-        order = range(len(gradients))
-        return (
-            down,
-            parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp),
-            tuple(gradients[k] for k in order),
-        )
+                one, dh0[k], dc0[k], found = backward_direction(part, dh_n, dc_n, cache.directions[k], need_dx=wanted)
+                dparams[k] = found if self.bias else found._replace(b=None)
+                parts.append(one)
+            if wanted:
+                dx = sum(parts[1:], start=parts[0])
+                for mask in masks.on_input(layer):
+                    dx = random_masks.times(dx, mask, xp)
+        if need_dx:
+            dx = xp.permute_dims(dx, (1, 0, 2)) if self.time_major else dx
+        order = range(len(dparams))
+        dstate = parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp)
+        return LayerGradients(dx if need_dx else None, dstate, tuple(dparams[k] for k in order))
 
     def step(self, params: Sequence[Direction], x_t: Array, state: State | None) -> tuple[Array, State]:
         """One time step of a stream: fed step by step, a sequence gives what `forward` gives for the whole.
@@ -443,7 +423,7 @@ class LSTM:
 
     def _indices(self, layer):
         """The places of a layer's directions among the parameters."""
-        return range(layer * self.directions, (layer + 1) * self.directions)
+        return range(layer * self.num_directions, (layer + 1) * self.num_directions)
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)

@@ -54,11 +54,11 @@ def rates(network):
 
 def shapes(network, N, T):
     """The shapes of each kind of mask: in letters, and of each array in numbers."""
-    H, R, K = network.hidden_size, network.output_size, network.num_layers * network.directions
+    H, R, K = network.hidden_size, network.output_size, network.num_layers * network.num_directions
     above = network.num_layers - 1
     return Masks(
-        inputs=("(N, D)", [(N, network.input_size)] + [(N, network.directions * R)] * above),
-        between=("(N, T, D)", [(N, T, network.directions * R)] * above),
+        inputs=("(N, D)", [(N, network.input_size)] + [(N, network.num_directions * R)] * above),
+        between=("(N, T, D)", [(N, T, network.num_directions * R)] * above),
         recurrent=("(N, R)", [(N, R)] * K),
         zoneout_h=("(N, T, R)", [(N, T, R)] * K),
         zoneout_c=("(N, T, H)", [(N, T, H)] * K),

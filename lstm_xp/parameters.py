@@ -63,7 +63,7 @@ def stacked(all_h, all_c, xp):
 def shapes(network, layer):
     """The parameters that one direction of a layer has: name -> (its shape in letters, its shape in numbers)."""
     H, R = network.hidden_size, network.output_size
-    D = network.input_size if layer == 0 else network.directions * R
+    D = network.input_size if layer == 0 else network.num_directions * R
     has = {"Wx": ("(D, 4*H)", (D, 4 * H)), "Wh": ("(R, 4*H)", (R, 4 * H))}
     if network.bias:
         has["b"] = ("(4*H,)", (4 * H,))
@@ -79,7 +79,7 @@ def shapes(network, layer):
 
 def state_shapes(network, N):
     """The same for the state of N rows."""
-    K, H, R = network.num_layers * network.directions, network.hidden_size, network.output_size
+    K, H, R = network.num_layers * network.num_directions, network.hidden_size, network.output_size
     return {"h": ("(layers * directions, N, R)", (K, N, R)), "c": ("(layers * directions, N, H)", (K, N, H))}
 
 
@@ -98,7 +98,7 @@ def expected(network):
     each = []
     for layer in range(network.num_layers):
         has = shapes(network, layer)
-        each += [tuple(has[name][1] if name in has else None for name in Direction._fields)] * network.directions
+        each += [tuple(has[name][1] if name in has else None for name in Direction._fields)] * network.num_directions
     return Expected(tuple(each), network.input_size, len(each), network.hidden_size, network.output_size)
 
 
@@ -135,7 +135,7 @@ def state_fits(expected, state, N, like):
 
 def place(network, index):
     """What to call params[index] in a message."""
-    layer, second = divmod(index, network.directions)
+    layer, second = divmod(index, network.num_directions)
     return f"params[{index}] (layer {layer}, {'reverse' if second or network.reverse else 'forward'})"
 
 
@@ -150,9 +150,9 @@ def initial(network, xp, dtype, device, seed):
     if dtype not in library.dtypes():
         raise TypeError(f"LSTM.init: dtype must be one of {', '.join(library.dtypes())}; got {dtype}.")
     params = []
-    for index in range(network.num_layers * network.directions):
+    for index in range(network.num_layers * network.num_directions):
         values = {}
-        for name, (_, shape) in shapes(network, index // network.directions).items():
+        for name, (_, shape) in shapes(network, index // network.num_directions).items():
             if name.startswith("gain"):
                 values[name] = np.ones(shape)
             elif name.startswith("b"):
@@ -167,7 +167,7 @@ def initial(network, xp, dtype, device, seed):
 
 def check_parameters(function, network, params):
     """Check that params are those of the network; return all arrays by the names that messages call them by."""
-    count = network.num_layers * network.directions
+    count = network.num_layers * network.num_directions
     if not isinstance(params, tuple | list) or len(params) != count:
         found = f"{len(params)} of them" if isinstance(params, tuple | list) else type(params).__name__
         raise ValueError(
@@ -177,7 +177,7 @@ def check_parameters(function, network, params):
     for index, direction in enumerate(params):
         if not isinstance(direction, Direction):
             raise TypeError(f"{function}: params[{index}] must be a Direction; got {type(direction).__name__}.")
-        expected = shapes(network, index // network.directions)
+        expected = shapes(network, index // network.num_directions)
         for name, array in zip(Direction._fields, direction, strict=True):
             letters, numbers = expected.get(name, ("", None))
             found = None if array is None else tuple(getattr(array, "shape", ()))

@@ -1,4 +1,4 @@
-"""What the sequence functions return beside arrays: the cache of a forward pass, the gradients of a backward one."""
+"""What functions on sequences return beside arrays: the cache of a forward pass, the gradients of a backward one."""
 
 import math
 from collections import namedtuple
@@ -74,3 +74,32 @@ class SequenceGradients(namedtuple("SequenceGradients", "dx dh0 dWx dWh db")):
         self = super().__new__(cls, dx, dh0, dWx, dWh, db)
         self.dc0 = dc0
         return self
+
+
+class LayerCache(NamedTuple):
+    """What `LSTM.backward` needs, and the masks of the run.
+
+    `directions` has the cache of each layer and direction in the order of the parameters: its gates are
+    ``cache.directions[k].i`` (N, T, H), and f, o, g likewise. `masks` are the masks that were used: handed to `forward`
+    again, on whatever device, they repeat the run.
+    """
+
+    network: Any
+    params: tuple
+    directions: tuple
+    masks: Any
+    lengths: Array | None
+    x: Array | None
+
+    @property
+    def nbytes(self):
+        """Bytes held beside the caller's arrays and the outputs of the layers."""
+        return sum(cache.nbytes for cache in self.directions)
+
+
+class LayerGradients(NamedTuple):
+    """What `LSTM.backward` returns: the gradients of x, of the initial `State`, and of the parameters."""
+
+    dx: Array | None
+    dstate: Any
+    dparams: tuple

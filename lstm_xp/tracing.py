@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 
 from . import checks
 from .checks import Array
-from .layers import LayerCache
-from .records import SequenceCache
+from .records import LayerCache, SequenceCache
 from .timeline import Timeline
 from .variants import VariantCache
 

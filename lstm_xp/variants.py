@@ -246,8 +246,11 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
     return y, cache
 
 
-def backward(dy, dh_n, dc_n, cache):
-    """The gradients of x, h0, c0 and the parameters, from those of h, h_n and c_n; each may be None for zeros."""
+def backward(dy, dh_n, dc_n, cache, *, need_dx=True):
+    """The gradients of x (None if not needed), h0, c0 and the parameters.
+
+    They come from those of h, h_n and c_n, each of which may be None for zeros.
+    """
     x = cache.x
     xp = checks.namespace(x)
     timeline = Timeline.of(x, cache.lengths, cache.reverse, xp)
@@ -260,7 +263,7 @@ def backward(dy, dh_n, dc_n, cache):
     if T == 0:
         zeros = (v if v is None else xp.zeros_like(v) for v in cache.params)
         dh0, dc0 = (xp.astype(v, x.dtype, copy=True) for v in (last_h, last_c))
-        return xp.zeros_like(x), dh0, dc0, Direction(*zeros)
+        return xp.zeros_like(x) if need_dx else None, dh0, dc0, Direction(*zeros)
 
     c, cells, z, gates = (xp.permute_dims(v, (1, 0, 2)) for v in (cache.c, cache.cells, cache.z, cache.gates))
     prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))])[:-1, ...]
@@ -301,7 +304,7 @@ def backward(dy, dh_n, dc_n, cache):
     if p.Wp is not None:
         _, _, o, _ = split(gates)
         found["Wp"] = xp.matmul(rows_of(o * slopes.out, xp).T, rows_of(dout, xp))
-    dx = timeline.restore(xp.reshape(narrow(xp.matmul(da, p.Wx.T)), (T, N, D)))
+    dx = timeline.restore(xp.reshape(narrow(xp.matmul(da, p.Wx.T)), (T, N, D))) if need_dx else None
     gradients = [None if array is None else narrow(found[name]) for name, array in zip(p._fields, p, strict=True)]
     return dx, dh0, dc0, Direction(*gradients)
 

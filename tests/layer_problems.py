@@ -51,11 +51,11 @@ def random_values(network, seed=0, rows=N, steps=T):
     """Parameters, x, states, cotangents, by name: float64, all random. Parameters are called 0.Wx, 0.Wh, ..., 1.Wx."""
     rng = np.random.default_rng(seed)
     shapes = {}
-    for index in range(network.num_layers * network.directions):
-        for name, (_, shape) in layout.shapes(network, index // network.directions).items():
+    for index in range(network.num_layers * network.num_directions):
+        for name, (_, shape) in layout.shapes(network, index // network.num_directions).items():
             shapes[f"{index}.{name}"] = shape
     states = layout.state_shapes(network, rows)
-    width = network.directions * network.output_size
+    width = network.num_directions * network.output_size
     order = (lambda n, t: (t, n)) if network.time_major else (lambda n, t: (n, t))
     shapes |= {"x": (*order(rows, steps), D), "h": states["h"][1], "c": states["c"][1]}
     shapes |= {"dy": (*order(rows, steps), width), "dh": states["h"][1], "dc": states["c"][1]}
@@ -68,7 +68,7 @@ def random_values(network, seed=0, rows=N, steps=T):
 
 def params_of(network, arrays):
     """The parameters among arrays by name."""
-    count = network.num_layers * network.directions
+    count = network.num_layers * network.num_directions
     return tuple(
         Direction(**{name: arrays[f"{k}.{name}"] for name in Direction._fields if f"{k}.{name}" in arrays})
         for k in range(count)
@@ -81,10 +81,10 @@ def forward(network, arrays, **options):
     return network.forward(params_of(network, arrays), arrays["x"], state, **options)
 
 
-def backward(network, arrays, cache):
+def backward(network, arrays, cache, **options):
     """`LSTM.backward`: the gradients by the names of the arguments."""
     dstate = State(arrays["dh"], arrays["dc"]) if "dh" in arrays else None
-    dx, dstate, dparams = network.backward(arrays["dy"], cache, dstate=dstate)
+    dx, dstate, dparams = network.backward(arrays["dy"], cache, dstate=dstate, **options)
     found = {"x": dx, "h": dstate.h, "c": dstate.c}
     for k, direction in enumerate(dparams):
         found |= {f"{k}.{name}": v for name, v in direction._asdict().items() if v is not None}
@@ -113,7 +113,7 @@ def compose(network, values, lengths=None, masks=None):
         if masks.inputs is not None:
             x = x * masks.inputs[layer][:, None, :]
         outputs = []
-        for direction in range(network.directions):
+        for direction in range(network.num_directions):
             p = params_of(network, values)[k]
             h0, c0 = (values["h"][k], values["c"][k]) if "h" in values else (None, None)
             drawn = CellMasks(*(None if kind is None else kind[k] for kind in masks[2:]))

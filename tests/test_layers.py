@@ -279,10 +279,31 @@ def test_two_forwards_before_one_backward(kind):
 
 
 @kinds
+def test_dx_can_be_left_out(kind):
+    network = network_of(kind)
+    for steps in (T, 0):
+        arrays = random_values(network, steps=steps)
+        _, _, cache = forward(network, arrays, masks=drawn_masks(network, arrays))
+        full, without = backward(network, arrays, cache), backward(network, arrays, cache, need_dx=False)
+        assert without.pop("x") is None
+        assert full.pop("x") is not None
+        assert full.keys() == without.keys()
+        assert all(same_bits(full[name], v) for name, v in without.items())
+
+
+def test_gradients_have_names():
+    network = network_of("two layers")
+    values = random_values(network)
+    gradients = network.backward(values["dy"], forward(network, values)[2])
+    for part, name in zip(gradients, ("dx", "dstate", "dparams"), strict=True):
+        assert part is getattr(gradients, name)
+
+
+@kinds
 def test_gates_of_every_layer_are_in_the_cache(kind):
     network = network_of(kind)
     _, _, cache = forward(network, random_values(network))
-    assert len(cache.directions) == network.num_layers * network.directions
+    assert len(cache.directions) == network.num_layers * network.num_directions
     for each in cache.directions:
         assert each.i.shape == each.f.shape == each.o.shape == each.g.shape == (N, T, H)
 

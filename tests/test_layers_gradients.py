@@ -100,7 +100,7 @@ def test_backward_is_linear_and_none_means_zeros(kind):
     for part in parts:
         reached = {name for name, v in part.items() if np.any(v)}
         top = network.num_layers - 1
-        assert {"x", f"{top * network.directions}.Wx"} <= reached
+        assert {"x", f"{top * network.num_directions}.Wx"} <= reached
 
 
 @kinds
@@ -130,7 +130,12 @@ def searches(draw):
         settings |= {"zoneout_h": draw(rates), "zoneout_c": draw(rates), "clip": draw(st.sampled_from([None, 0.7]))}
         settings |= {"proj_size": draw(st.integers(0, 3)), "activations": draw(st.tuples(*3 * [functions]))}
     network = LSTM(
-        draw(st.integers(1, D)), draw(st.integers(1, 4)), layers, both, not both and draw(switch), **settings
+        draw(st.integers(1, D)),
+        draw(st.integers(1, 4)),
+        layers,
+        bidirectional=both,
+        reverse=not both and draw(switch),
+        **settings,
     )
     rows, steps = draw(st.integers(0, 3)), draw(st.integers(0, 4))
     values = random_values(network, draw(st.integers(0, 2**32 - 1)), rows, steps)

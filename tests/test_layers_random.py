@@ -130,9 +130,9 @@ def test_masks_have_their_shapes_and_their_two_values(kind):
     network = network_of(kind)
     masks = masks_by(network, random_values(network), 1)
     K, L, width, R = (
-        network.num_layers * network.directions,
+        network.num_layers * network.num_directions,
         network.num_layers,
-        network.directions,
+        network.num_directions,
         network.output_size,
     )
     shapes = {
@@ -164,7 +164,17 @@ def test_masks_have_their_rate(rate):
 
 
 def test_masks_of_layers_and_directions_differ():
-    network = LSTM(20, 20, 3, True, dropout=0.5, input_dropout=0.5, recurrent_dropout=0.5, zoneout_h=0.5, zoneout_c=0.5)
+    network = LSTM(
+        20,
+        20,
+        3,
+        bidirectional=True,
+        dropout=0.5,
+        input_dropout=0.5,
+        recurrent_dropout=0.5,
+        zoneout_h=0.5,
+        zoneout_c=0.5,
+    )
     values = random_values(network, rows=5, steps=6)
     values["x"] = np.zeros((5, 6, 20))
     for name, given in masks_by(network, values, 1)._asdict().items():

@@ -71,10 +71,10 @@ def agree(torch, network, lengths=None, given_states=True, engine="auto"):
     for Wx, Wh, biases, Wp in directions_of(module, lambda v: v.detach()):
         params.append(Direction(Wx, Wh, None if biases is None else sum(biases), Wp))
     rng = np.random.default_rng(1)
-    K, R = network.num_layers * network.directions, network.output_size
+    K, R = network.num_layers * network.num_directions, network.output_size
     order = (T, N) if network.time_major else (N, T)
     shapes = {"x": (*order, D), "h": (K, N, R), "c": (K, N, H)}
-    shapes |= {"dy": (*order, network.directions * R), "dh": (K, N, R), "dc": (K, N, H)}
+    shapes |= {"dy": (*order, network.num_directions * R), "dh": (K, N, R), "dc": (K, N, H)}
     values = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     expected = witness(torch, module, values, lengths, given_states)
     arrays = {f"{k}.{name}": v for k, p in enumerate(params) for name, v in p._asdict().items() if v is not None}
@@ -90,19 +90,19 @@ def agree(torch, network, lengths=None, given_states=True, engine="auto"):
 @networks
 @pytest.mark.parametrize("lengths", [None, PACKED], ids=["full", "packed"])
 def test_networks(torch, layers, both, size, lengths):
-    agree(torch, LSTM(D, H, layers, both, proj_size=size), lengths)
+    agree(torch, LSTM(D, H, layers, bidirectional=both, proj_size=size), lengths)
 
 
 @networks
 def test_time_first(torch, layers, both, size):
-    agree(torch, LSTM(D, H, layers, both, proj_size=size, time_major=True), PACKED)
+    agree(torch, LSTM(D, H, layers, bidirectional=both, proj_size=size, time_major=True), PACKED)
 
 
 @networks
 def test_without_bias_from_zeros(torch, layers, both, size):
-    agree(torch, LSTM(D, H, layers, both, proj_size=size, bias=False), given_states=False)
+    agree(torch, LSTM(D, H, layers, bidirectional=both, proj_size=size, bias=False), given_states=False)
 
 
 @pytest.mark.parametrize("layers", [1, 3])
 def test_each_engine(torch, engine, layers):
-    agree(torch, LSTM(D, H, layers, True, engine=engine), PACKED)
+    agree(torch, LSTM(D, H, layers, bidirectional=True, engine=engine), PACKED)

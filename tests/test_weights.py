@@ -29,8 +29,8 @@ def parameters_of(network, seed=0, asarray=np.asarray):
     """Random parameters of a network: also those that init makes zeros or ones."""
     rng = np.random.default_rng(seed)
     params = []
-    for index in range(network.num_layers * network.directions):
-        shapes = parameters.shapes(network, index // network.directions)
+    for index in range(network.num_layers * network.num_directions):
+        shapes = parameters.shapes(network, index // network.num_directions)
         drawn = {name: asarray(rng.standard_normal(shape) * 0.7) for name, (_, shape) in shapes.items()}
         params.append(Direction(**drawn))
     return tuple(params)
@@ -138,7 +138,7 @@ def test_pytorch(options, prefix):
     network, params = weights.from_pytorch(state_dict)
     assert network == LSTM(D, H, **options)
 
-    rng, K = np.random.default_rng(2), network.num_layers * network.directions
+    rng, K = np.random.default_rng(2), network.num_layers * network.num_directions
     h0, c0 = rng.standard_normal((K, N, network.output_size)), rng.standard_normal((K, N, H))
     with torch.no_grad():
         y, (h_n, c_n) = module(torch.asarray(inputs()), (torch.asarray(h0), torch.asarray(c0)))
@@ -417,9 +417,13 @@ def test_haste(normalised, zoneout):
 
     given = {f"a.{name}": array for name, array in arrays.items()}
     network, params = weights.from_haste(given, prefix="a.", zoneout=zoneout)
+    for prefix in ("a", None):
+        again = weights.from_haste(given, prefix=prefix, zoneout=zoneout)
+        assert again[0] == network
+        assert all(v is None or np.array_equal(v, w) for v, w in zip(again[1][0], params[0], strict=True))
     assert network == LSTM(D, H, layer_norm=normalised, zoneout_h=zoneout)
     agree((network, params), stack([step], inputs(), H, H, 1))
-    back = weights.to_haste(network, params, prefix="a.")
+    back = weights.to_haste(network, params, prefix="a")
     assert back.keys() == given.keys()
     assert all(same_bits(back[name], array) for name, array in given.items())
 
@@ -680,7 +684,12 @@ WRONG = {
         "3 sets of parameters are no multiple of 2 directions",
     ),
     "Chainer has no projection": (lambda: weights.to_chainer(LSTM(D, H, proj_size=P), ()), "with proj_size=2"),
-    "haste: missing": (lambda: weights.from_haste({"kernel": zeros(3, 16)}), "recurrent_kernel is missing; there"),
+    "haste: missing": (lambda: weights.from_haste({"recurrent_kernel": zeros(4, 16)}), "kernel is missing; there"),
+    "haste: none": (lambda: weights.from_haste({"kernel": zeros(3, 16)}), "no name ends with recurrent_kernel"),
+    "haste: two": (
+        lambda: weights.from_haste({f"{name}.recurrent_kernel": zeros(4, 16) for name in "ab"}),
+        "2 LSTMs found, choose one by name: 'a', 'b'",
+    ),
     "haste: half normalised": (
         lambda: weights.from_haste(
             draw({"kernel": (D, 4 * H), "recurrent_kernel": (H, 4 * H), "bias": (4 * H,), "gamma_h": (H,)})

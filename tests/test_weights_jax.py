@@ -81,7 +81,7 @@ def test_flax_has_zeros_for_no_bias(library):
 
 def batch(network, N=2, T=4):
     rng = np.random.default_rng(6)
-    R = network.directions * network.num_layers
+    R = network.num_directions * network.num_layers
     return rng.standard_normal((N, T, 3)), rng.standard_normal((R, N, 4)), rng.standard_normal((R, N, 4))
 
 

@@ -50,7 +50,7 @@ def same(params, others):
 
 def batch(network, N=3, T=5, dtype="float32"):
     rng = np.random.default_rng(4)
-    K = network.num_layers * network.directions
+    K = network.num_layers * network.num_directions
     x = rng.standard_normal((T, N, 3) if network.time_major else (N, T, 3)).astype(dtype)
     return x, rng.standard_normal((K, N, 4)).astype(dtype), rng.standard_normal((K, N, 4)).astype(dtype)
 
@@ -67,7 +67,7 @@ def test_to_onnx_and_back_is_exact(network, lib):
     back = []
     for layer, (arrays, attributes) in enumerate(layers):
         found, own = from_onnx(arrays, **attributes, layout=int(not network.time_major))
-        size = 3 if layer == 0 else network.directions * 4
+        size = 3 if layer == 0 else network.num_directions * 4
         kinds = found.cell
         assert replace(found, activations=network.activations) == replace(network, input_size=size, num_layers=1)
         assert kinds == network.cell
@@ -85,7 +85,7 @@ def test_one_layer_is_what_the_operator_computes(network):
     ((arrays, attributes),) = to_onnx(network, params)
     X = x if network.time_major else np.swapaxes(x, 0, 1)
     Y, Y_h, Y_c = onnx_lstm(X, **arrays, **attributes, sequence_lens=lengths, initial_h=h0, initial_c=c0)
-    Y = np.concatenate([Y[:, k] for k in range(network.directions)], axis=-1)
+    Y = np.concatenate([Y[:, k] for k in range(network.num_directions)], axis=-1)
     assert_close(Y if network.time_major else np.swapaxes(Y, 0, 1), y, steps=5)
     assert_close(Y_h, state.h, steps=5)
     assert_close(Y_c, state.c, steps=5)
@@ -163,7 +163,7 @@ def test_a_file_and_back_is_exact(network, tmp_path):
     same(params, read(path, name)[1])
     single, own = read(path, name.split("+")[-1])
     assert single.num_layers == 1
-    same(params[-network.directions :], own)
+    same(params[-network.num_directions :], own)
 
 
 @networks

@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import checks, engines, libraries, testing
 from ..sequence import lstm_backward, lstm_forward
+from . import values
 
 
 class Case(NamedTuple):
@@ -45,6 +46,7 @@ OUTPUTS = ("h", "h_n", "c_n")
 
 
 def add_arguments(parser):
+    """Declare the command's arguments."""
     parser.add_argument(
         "--device",
         choices=("cpu", "cuda"),
@@ -58,10 +60,11 @@ def add_arguments(parser):
         choices=tuple(libraries.LIBRARIES),
         help="check this array library only: %(choices)s; may be given several times (default: all that are found)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the random problems (default: %(default)s)")
+    parser.add_argument("--seed", type=values.seed, default=0, help="of the random problems (default: %(default)s)")
 
 
 def run(args):
+    """Run the command; the exit status."""
     # In a process of its own, JAX can be given float64, which it leaves out by default.
     os.environ.setdefault("JAX_ENABLE_X64", "1")
     names = args.array_library or [name for name in libraries.LIBRARIES if _on(name, args.device)]

@@ -13,10 +13,11 @@ PACKAGES = (
 
 
 def add_arguments(parser):
-    pass
+    """Declare the command's arguments."""
 
 
 def run(args):
+    """Run the command; the exit status."""
     print(f"lstm_xp           {__version__}")
     print(f"Python            {platform.python_version()} ({platform.python_implementation()}, {platform.platform()})")
     print(f"CPU               {_processor()}, {os.cpu_count()} logical cores")

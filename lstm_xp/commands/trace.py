@@ -240,9 +240,9 @@ def _place(args, network):
     direction = args.direction or has[0]
     if direction not in has:
         raise UserError(f"--direction {direction}: {args.model} has only {has[0]}")
-    return layer * network.directions + has.index(direction)
+    return layer * network.num_directions + has.index(direction)
 
 
 def _name(network, index):
-    layer, second = divmod(index, network.directions)
+    layer, second = divmod(index, network.num_directions)
     return f"layer {layer} {DIRECTIONS[network.reverse or second]}"

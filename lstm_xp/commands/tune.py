@@ -21,6 +21,7 @@ from ..engines.cuda import choice
 from ..files import write_atomically
 from ..sequence import lstm_backward, lstm_forward
 from ..training.errors import UserError
+from . import values
 from .check import ARGUMENTS, Case, draw
 
 SIZES = tuple(product((1, 16, 64, 256), (32, 64, 128, 256, 512, 768, 1024, 2048)))
@@ -46,11 +47,13 @@ KINDS = (
 
 
 def add_arguments(parser):
+    """Declare the command's arguments."""
     parser.add_argument("--forget", action="store_true", help="take the file away, and choose without it")
-    parser.add_argument("--seed", type=int, default=0, help="of the random problems (default: %(default)s)")
+    parser.add_argument("--seed", type=values.seed, default=0, help="of the random problems (default: %(default)s)")
 
 
 def run(args):
+    """Run the command; the exit status."""
     file = choice.own_file()
     if file is None:
         raise UserError("there is no home folder to keep a file in")

@@ -22,7 +22,7 @@ VALIDATIONS = 10
 class TrainingState(NamedTuple):
     """All that changes in the course of a run. A step makes a new one, so an interrupted step leaves nothing half done.
 
-    `recurrent` is the h and c of all layers and streams, `loss` the sum over the `losses` steps since the last record, in
+    `recurrent` is the state of all layers and streams, `loss` the sum over the `losses` steps since the last record, in
     nats, as an array on the device.
     """
 

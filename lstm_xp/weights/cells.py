@@ -29,7 +29,7 @@ def network_of(function, count, D, H, *, bidirectional, reverse, **settings):
 
 def width(network, index):
     """The features that enter the cell of params[index]."""
-    return network.input_size if index < network.directions else network.directions * network.hidden_size
+    return network.input_size if index < network.num_directions else network.num_directions * network.hidden_size
 
 
 def joined(function, given, make_rules, network, make, places=None):
@@ -45,7 +45,7 @@ def joined(function, given, make_rules, network, make, places=None):
         everything |= {place + name: tensor for name, tensor in own.items()}
     implied = (
         f"{places[0].rstrip('./')} has D = {network.input_size} and H = {H}, and the network {network.num_layers} "
-        f"layer(s) and {network.directions} direction(s)"
+        f"layer(s) and {network.num_directions} direction(s)"
     )
     xp = tensors.check(function, everything, rules, implied)
     tensors.no_others(function, everything, rules, implied)

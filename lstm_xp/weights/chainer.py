@@ -76,12 +76,12 @@ def from_chainer(arrays, *, prefix=None, bidirectional=None):
     network = LSTM(D, H, num_layers=count // (1 + both), bidirectional=both)
     rules = {}
     for k in range(count):
-        width = D if k < network.directions else network.directions * H
+        width = D if k < network.num_directions else network.num_directions * H
         rules |= {f"{start}{k}/w{j}": ("(H, D)", (H, width)) for j in range(4)}
         rules |= {f"{start}{k}/w{j}": ("(H, H)", (H, H)) for j in range(4, 8)}
         rules |= {f"{start}{k}/b{j}": ("(H,)", (H,)) for j in range(8)}
     implied = f"{start}0/w0 {(H, D)} and {count} sets of parameters tell of {network.num_layers} layer(s) and " \
-              f"{network.directions} direction(s)"  # fmt: skip
+              f"{network.num_directions} direction(s)"  # fmt: skip
     xp = tensors.check(function, arrays, rules, implied)
     tensors.no_others(function, own, rules, implied)
     params = []

@@ -65,15 +65,15 @@ def from_coreml(constants, *, reverse=False):
     both = any(name.endswith("_back") for name in constants)
     network = LSTM(D, H, bidirectional=both, reverse=reverse, bias=has["bias"], peepholes=has["peephole"])
     rules = {}
-    for way in WAYS[: network.directions]:
+    for way in WAYS[: network.num_directions]:
         rules |= {f"weight_ih{way}": ("(4*H, D)", (4 * H, D)), f"weight_hh{way}": ("(4*H, H)", (4 * H, H))}
         rules |= {f"bias{way}": ("(4*H,)", (4 * H,))} if has["bias"] else {}
         rules |= {f"peephole{way}": ("(3*H,)", (3 * H,))} if has["peephole"] else {}
-    implied = f"weight_hh tells of H = {H}, weight_ih of D = {D}, the names of {network.directions} direction(s)"
+    implied = f"weight_hh tells of H = {H}, weight_ih of D = {D}, the names of {network.num_directions} direction(s)"
     xp = tensors.check(function, constants, rules, implied)
     tensors.no_others(function, constants, rules, implied)
     params = []
-    for way in WAYS[: network.directions]:
+    for way in WAYS[: network.num_directions]:
         Wx, Wh = (
             transposed(from_order(constants[kind + way], ORDER, 0, xp), xp) for kind in ("weight_ih", "weight_hh")
         )

@@ -59,7 +59,7 @@ def from_cudnn(weights, input_size, hidden_size, *, num_layers=1, bidirectional=
     """
     if bias not in BIASES:
         raise ValueError(f"from_cudnn: bias must be one of {', '.join(BIASES)}; got {bias!r}.")
-    network = LSTM(input_size, hidden_size, num_layers, bidirectional, bias=bias != "none")
+    network = LSTM(input_size, hidden_size, num_layers, bidirectional=bidirectional, bias=bias != "none")
     xp, _ = checks.one_library("from_cudnn", {"weights": weights})
     pieces = _pieces(network, BIASES[bias])
     size = sum(math.prod(shape) for shape in pieces)
@@ -70,7 +70,7 @@ def from_cudnn(weights, input_size, hidden_size, *, num_layers=1, bidirectional=
         hint = f" It would be that of bias={others[0]!r}." if others else ""
         raise ValueError(
             f"from_cudnn: weights must have shape ({size},) for D = {network.input_size}, H = {network.hidden_size}, "
-            f"{network.num_layers} layer(s), {network.directions} direction(s), bias={bias!r}; "
+            f"{network.num_layers} layer(s), {network.num_directions} direction(s), bias={bias!r}; "
             f"got {tuple(weights.shape)}.{hint}"
         )
     arrays, begin = [], 0
@@ -78,7 +78,7 @@ def from_cudnn(weights, input_size, hidden_size, *, num_layers=1, bidirectional=
         end = begin + math.prod(shape)
         arrays.append(xp.reshape(weights[begin:end], shape))
         begin = end
-    K = network.num_layers * network.directions
+    K = network.num_layers * network.num_directions
     matrices, biases = arrays[: 2 * K], arrays[2 * K :]
     params = []
     for k in range(K):
@@ -138,6 +138,6 @@ def _pieces(network, biases):
     """The shapes of what the vector holds, in its order."""
     H, matrices = network.hidden_size, []
     for layer in range(network.num_layers):
-        D = network.directions * H if layer else network.input_size
-        matrices += [(4 * H, D), (4 * H, H)] * network.directions
-    return matrices + [(4 * H,)] * (biases * network.num_layers * network.directions)
+        D = network.num_directions * H if layer else network.input_size
+        matrices += [(4 * H, D), (4 * H, H)] * network.num_directions
+    return matrices + [(4 * H,)] * (biases * network.num_layers * network.num_directions)

@@ -20,15 +20,15 @@ from .gates import ORDERS, from_order, to_order
 ORDER = ORDERS["haste"]
 
 
-def from_haste(arrays, *, prefix="", zoneout=0.0):
+def from_haste(arrays, *, prefix=None, zoneout=0.0):
     """A network and its parameters from the state dict of a haste LSTM or LayerNormLSTM.
 
     Parameters
     ----------
     arrays : mapping of str to array
         Of any one library.
-    prefix : str
-        What the names begin with, for example ``"encoder."``.
+    prefix : str or None
+        Where the layer is, for example ``"encoder"``; None for the only one there is.
     zoneout : float
         What the layer was built with: the rate at which the hidden state keeps its old value. No parameter holds it.
 
@@ -40,7 +40,7 @@ def from_haste(arrays, *, prefix="", zoneout=0.0):
     Raises
     ------
     ValueError
-        If a tensor is missing or misshapen.
+        If a tensor is missing or misshapen, or there are several layers, and none is named.
     TypeError
         If the tensors are no arrays of one library and floating dtype.
 
@@ -55,6 +55,11 @@ def from_haste(arrays, *, prefix="", zoneout=0.0):
     """
     function = "from_haste"
     arrays = tensors.mapping(function, arrays)
+    if prefix is None:
+        found = [name.removesuffix("recurrent_kernel").removesuffix(".") for name in arrays
+                 if f".{name}".endswith(".recurrent_kernel")]  # fmt: skip
+        prefix = tensors.one_of(function, found, None, "no name ends with recurrent_kernel")
+    prefix = _start(prefix)
     for name in ("kernel", "recurrent_kernel"):
         if prefix + name not in arrays:
             raise ValueError(f"{function}: {prefix}{name} is missing; there are {', '.join(sorted(arrays)) or 'none'}.")
@@ -89,7 +94,7 @@ def to_haste(network, params, *, prefix=""):
     params : tuple of Direction
         Arrays of any one library.
     prefix : str
-        What the names shall begin with.
+        Where the layer is, for example ``"encoder"``.
 
     Returns
     -------
@@ -116,4 +121,9 @@ def to_haste(network, params, *, prefix=""):
     if network.layer_norm:
         result["gamma"] = xp.stack([to_order(gain, ORDER, 0, xp) for gain in (p.gain_x, p.gain_h)])
         result |= {"gamma_h": p.gain_c, "beta_h": p.bias_c}
-    return {prefix + name: v for name, v in result.items()}
+    return {_start(prefix) + name: v for name, v in result.items()}
+
+
+def _start(prefix):
+    """What names begin with."""
+    return prefix and f"{prefix.removesuffix('.')}."

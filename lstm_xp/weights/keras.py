@@ -123,7 +123,7 @@ def to_keras(network, params):
     """
     may = ("num_layers", "bidirectional", "reverse", "activations")
     xp = tensors.outgoing("to_keras", network, params, "Keras's LSTM", may)
-    dirs, layers = network.directions, []
+    dirs, layers = network.num_directions, []
     for layer in range(network.num_layers):
         held = (v for p in params[dirs * layer : dirs * (layer + 1)] for v in (p.Wx, p.Wh, p.b))
         layers.append([to_order(v, ORDER, -1, xp) for v in held if v is not None])

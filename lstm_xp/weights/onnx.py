@@ -111,7 +111,9 @@ def from_onnx(
 
 
 def to_onnx(network, params):
-    """The weights and attributes of LSTM nodes, one for each layer: the inverse of `from_onnx`.
+    """The weights and attributes of LSTM nodes, one for each layer, each of which `from_onnx` takes.
+
+    They are those of layout 0, whose X is time-major, whether the network is or not.
 
     Parameters
     ----------
@@ -142,7 +144,7 @@ def to_onnx(network, params):
     """
     may = ("num_layers", "bidirectional", "reverse", "peepholes", "coupled", "clip", "activations")
     xp = tensors.outgoing("to_onnx", network, params, "the operator LSTM of ONNX", may)
-    dirs, layers = network.directions, []
+    dirs, layers = network.num_directions, []
     for layer in range(network.num_layers):
         parts = zip(*(arrays_of(p, xp) for p in params[dirs * layer : dirs * (layer + 1)]), strict=True)
         named = zip(("W", "R", "B", "P"), parts, strict=True)
@@ -229,7 +231,7 @@ def write(path, network, params, *, lengths=False, state=False):
     if sum(array.nbytes for arrays, _ in layers for array in arrays.values()) > LIMIT - (1 << 20):
         raise ValueError(f"{path}: the parameters take more than 2 GiB, which an ONNX file cannot hold.")
     dtype = helper.np_dtype_to_tensor_dtype(layers[0][0]["W"].dtype)
-    K, H, dirs = network.num_layers * network.directions, network.hidden_size, network.directions
+    K, H, dirs = network.num_layers * network.num_directions, network.hidden_size, network.num_directions
     nodes, constants = [], {}
 
     def node(kind, inputs, *outputs, **attributes):

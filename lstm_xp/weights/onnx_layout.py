@@ -100,9 +100,9 @@ def functions_of(function, names, alphas, betas, dirs):
 
 def attributes_of(network):
     """The attributes of a network's nodes; those that have the operator's defaults are left out."""
-    kinds, dirs = network.cell.activations, network.directions
+    kinds, dirs = network.cell.activations, network.num_directions
     attributes = {"hidden_size": network.hidden_size}
-    if network.directions == 2 or network.reverse:
+    if network.num_directions == 2 or network.reverse:
         attributes["direction"] = "bidirectional" if dirs == 2 else "reverse"
     if kinds != PLAIN.activations:
         attributes["activations"] = [kind.name for kind in kinds] * dirs

@@ -171,7 +171,7 @@ def _keys(network, cell):
     """What follows the kind in the names: _l0, _l0_reverse, _l1, ..."""
     if cell:
         return [""]
-    ways = ("", "_reverse")[: network.directions]
+    ways = ("", "_reverse")[: network.num_directions]
     return [f"_l{layer}{way}" for layer in range(network.num_layers) for way in ways]
 
 
@@ -198,15 +198,15 @@ def _inferred(function, own, start):
         bias=any(key[2].startswith("bias") for key in keys),
         proj_size=R if projected else 0,
     )
-    counted = f"{network.num_layers} layer(s) and {network.directions} direction(s)"
+    counted = f"{network.num_layers} layer(s) and {network.num_directions} direction(s)"
     implied = (
         f"the names tell of {counted}, {'a' if network.bias else 'no'} bias, {'a' if projected else 'no'} projection; "
         f"{start}weight_ih{first} of D = {D}, {start}weight_hh{first} of H = {H}" + (f" and P = {R}" * projected)
     )
     rules, R = {}, network.output_size
     for index, key in enumerate(_keys(network, cell)):
-        width = D if index < network.directions else network.directions * R
-        letters = "(4*H, D)" if index < network.directions else f"(4*H, {network.directions}*R)"
+        width = D if index < network.num_directions else network.num_directions * R
+        letters = "(4*H, D)" if index < network.num_directions else f"(4*H, {network.num_directions}*R)"
         rules[f"{start}weight_ih{key}"] = (letters, (4 * H, width))
         rules[f"{start}weight_hh{key}"] = ("(4*H, R)", (4 * H, R))
         if network.bias:

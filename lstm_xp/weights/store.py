@@ -105,14 +105,14 @@ def load(path):
     network = _network(path)
     found = containers.entries(path)
     rules = {f"{place}.{name}": rule for index, place in enumerate(_places(network))
-             for name, rule in shapes(network, index // network.directions).items()}  # fmt: skip
+             for name, rule in shapes(network, index // network.num_directions).items()}  # fmt: skip
     _check(path, found, rules)
     others = [name for name in found if name not in rules and name not in ("state.h", "state.c")]
     if others:
         raise FileError(f"{path}: {others[0]} is no array of the network that its configuration tells of.")
     arrays = containers.read(path, rules)
     params = tuple(
-        Direction(**{name: arrays[f"{place}.{name}"] for name in shapes(network, index // network.directions)})
+        Direction(**{name: arrays[f"{place}.{name}"] for name in shapes(network, index // network.num_directions)})
         for index, place in enumerate(_places(network))
     )
     return network, params
@@ -207,7 +207,7 @@ def _network(path):
         network = LSTM(**settings)
     except (ValueError, TypeError, OverflowError) as error:
         raise FileError(f"{path}: its configuration is none of a network: {error}") from None
-    if network.num_layers * network.directions > len(containers.entries(path)):
+    if network.num_layers * network.num_directions > len(containers.entries(path)):
         raise FileError(f"{path}: its configuration has {network.num_layers} layers, more than it has arrays for.")
     return network
 

@@ -76,7 +76,7 @@ def from_tensorflow1(variables, *, prefix=None, forget_bias=1.0):
     xp = tensors.check(function, variables, rules, implied)
     params = []
     for index, scope in enumerate(scopes[key] for key in sorted(scopes)):
-        D = network.input_size if index < network.directions else network.directions * network.output_size
+        D = network.input_size if index < network.num_directions else network.num_directions * network.output_size
         kernel = from_order(variables[f"{scope}/kernel"], ORDER, 1, xp)
         b, H = from_order(variables[f"{scope}/bias"], ORDER, 0, xp), network.hidden_size
         if forget_bias != 0:
@@ -125,7 +125,7 @@ def to_tensorflow1(network, params, *, prefix="rnn", forget_bias=1.0):
     xp = tensors.outgoing("to_tensorflow1", network, params, "an LSTMCell of TensorFlow 1", may)
     result, H = {}, network.hidden_size
     for index, p in enumerate(params):
-        layer, second = divmod(index, network.directions)
+        layer, second = divmod(index, network.num_directions)
         scope = _scope(prefix.rstrip("/"), network, layer, second)
         b = xp.zeros_like(p.Wx[0, :]) if p.b is None else p.b
         if forget_bias != 0:
@@ -202,7 +202,7 @@ def _inferred(function, prefix, scopes, variables):
     )
     rules = {}
     for (layer, _), scope in scopes.items():
-        width = (network.directions * R if layer else rows - R) + R
+        width = (network.num_directions * R if layer else rows - R) + R
         rules[f"{scope}/kernel"] = ("(D + R, 4*H)", (width, 4 * H))
         rules[f"{scope}/bias"] = ("(4*H,)", (4 * H,))
         if P:
