@@ -4,6 +4,8 @@ Arrays are time-major; gates and da are (T, N, 4, H). Every kernel does one `par
 arrays are pointers with offsets (`products.py`).
 """
 
+from inspect import signature
+
 import numpy as np
 from numba import boolean, from_dtype, int64, types
 
@@ -24,58 +26,34 @@ def compile(dtype):
     def own(ndim):
         return types.Array(number, ndim, "C")
 
-    meeting = types.Array(int64, 1, "C")
-    of_step = (*(given(ndim, "A") for ndim in (2, 3, 3, 2, 2, 1)), own(3), own(3))
-    signatures = {
-        forward: (
-            given(3, "A"),
-            given(2, "A"),
-            given(1),
-            types.Array(int64, 1, "C"),
-            own(4),
-            own(3),
-            own(3),
-            given(2, "A"),
-            boolean,
-            int64,
-            boolean,
-            own(1),
-            own(1),
-            boolean,
-            meeting,
-            int64,
-            int64,
-        ),
-        prepare: (given(2, "A"), given(2, "A"), boolean, own(1)),
-        step: (*of_step, meeting, int64, int64),
-        stream: (meeting, int64, boolean, *of_step, int64),
-        attend: (meeting, own(1)),
-        backward: (
-            given(3, "A"),
-            own(2),
-            own(2),
-            given(4),
-            given(3),
-            given(2),
-            given(2, "A"),
-            own(4),
-            given(3, "A"),
-            given(2),
-            given(3),
-            given(2, "A"),
-            own(3),
-            own(2),
-            int64,
-            own(1),
-            int64,
-            boolean,
-            meeting,
-            int64,
-            int64,
-        ),
-    }
-    kernels = {
-        f.__name__: compiled((int64 if f is stream else types.void)(*arguments), **OPTIONS)(f)
-        for f, arguments in signatures.items()
-    }
+    flag, counters, lengths = boolean, types.Array(int64, 1, "C"), types.Array(int64, 1, "C")
+    team = {"meeting": counters, "part": int64, "parts": int64}
+    of_step = {name: given(ndim, "A") for name, ndim in (("x", 2), ("h", 3), ("c", 3), ("Wx", 2), ("Wh", 2), ("b", 1))}
+    of_step |= {"next_h": own(3), "next_c": own(3)}
+    arguments = {
+        forward: {
+            "x": given(3, "A"), "Wx": given(2, "A"), "b": given(1), "lengths": lengths, "gates": own(4), "h": own(3),
+            "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag, "packed": own(1),
+            "space": own(1), "across": flag, **team,
+        },
+        prepare: {"Wx": given(2, "A"), "Wh": given(2, "A"), "few": flag, "packed": own(1)},
+        step: {**of_step, **team},
+        stream: {"desk": counters, "limit": int64, "called": flag, **of_step, "layer": int64},
+        attend: {"desk": counters, "like": own(1)},
+        backward: {
+            "dh": given(3, "A"), "carry": own(2), "dc": own(2), "gates": given(4), "c": given(3), "c0": given(2),
+            "WhT": given(2, "A"), "da": own(4), "x": given(3, "A"), "h0": given(2), "h": given(3),
+            "WxT": given(2, "A"), "dx": own(3), "dW": own(2), "some": int64, "space": own(1), "active": int64,
+            "across": flag, **team,
+        },
+    }  # fmt: skip
+    kernels = {f.__name__: _compiled(f, types_of, int64 if f is stream else types.void)
+               for f, types_of in arguments.items()}  # fmt: skip
     return kernels | {f.__name__: f for f in (forward_space, prepared_size, backward_space, new_desk)}
+
+
+def _compiled(function, types_of, result):
+    """A function, compiled for the types of its arguments, by their names."""
+    names = signature(function).parameters
+    assert set(names) == set(types_of), f"{function.__name__}: types of {set(names) ^ set(types_of)}"
+    return compiled(result(*(types_of[name] for name in names)), **OPTIONS)(function)
