@@ -1,6 +1,6 @@
 """One direction of one layer: the plain cell through an engine, anything else through the general recurrence."""
 
-from . import checks, sequence, variants
+from . import checks, sequence, stages, variants
 from .parameters import Direction
 
 
@@ -11,7 +11,7 @@ def forward_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, traini
     """
     if variants.is_plain(p, cell, masks):
         problem = checks.problem(x, checks.device(x), p.Wh.shape[0], training, precision, xp)
-        return sequence.run(problem, x, h0, p.Wx, p.Wh, p.b, c0, lengths, reverse, engine, xp)
+        return stages.forward(problem, x, h0, p.Wx, p.Wh, p.b, c0, lengths, reverse, engine, xp)
     return variants.forward(x, h0, c0, p, cell, masks, lengths=lengths, reverse=reverse, keep=training)
 
 

@@ -191,16 +191,16 @@ def chunks_are_seamless(package, lib, engine):
     """Without training, in chunks of one step and of three: the same outputs."""
     values = random_problem(seed=11)
     arrays = given(lib, values)
-    sequence = sys.modules[f"{package.__name__}.sequence"]
-    whole = sequence.CHUNK
+    stages = sys.modules[f"{package.__name__}.stages"]
+    whole = stages.CHUNK
     for order in ORDERS.values():
         expected = reference(values, **order)
         for steps in (1, 3):
-            sequence.CHUNK = steps * values["h0"].size * 4
+            stages.CHUNK = steps * values["h0"].size * 4
             try:
                 results = run(arrays, package, engine=engine, training=False, **order)
             finally:
-                sequence.CHUNK = whole
+                stages.CHUNK = whole
             assert set(results) == set(OUTPUTS)
             compare(results, expected, arrays["x"], steps=values["x"].shape[1])
 

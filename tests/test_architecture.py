@@ -29,6 +29,7 @@ ORDER = (
     "records",
     "engines",
     "recording",
+    "stages",
     "sequence",
     "libraries",
     "testing",

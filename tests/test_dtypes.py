@@ -83,7 +83,7 @@ def test_chunks_agree_with_the_whole(lib, engine, dtype, monkeypatch):
     skip_without(lib, dtype)
     arrays = given(lib, random_problem(), dtype)
     whole = host(run(arrays, engine=engine))
-    monkeypatch.setattr("lstm_xp.sequence.CHUNK", 1)
+    monkeypatch.setattr("lstm_xp.stages.CHUNK", 1)
     chunked = host(run(arrays, engine=engine, training=False))
     for name in OUTPUTS:
         assert same_bits(chunked[name], whole[name]), name

@@ -47,7 +47,7 @@ def peak(function):
 @pytest.mark.parametrize("layout", ["batch-major", "time-major"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_without_training_memory_does_not_grow_with_the_length(engine, monkeypatch, order, layout):
-    monkeypatch.setattr("lstm_xp.sequence.CHUNK", CHUNK)
+    monkeypatch.setattr("lstm_xp.stages.CHUNK", CHUNK)
     monkeypatch.setattr("lstm_xp.engines.numpy_fused.BLOCK", CHUNK // 8)  # a small part of a chunk, as it really is
     monkeypatch.setattr("lstm_xp.engines.numpy_fused.TOGETHER", 0)
     beyond = []
@@ -65,7 +65,7 @@ def test_without_training_memory_does_not_grow_with_the_length(engine, monkeypat
 
 @pytest.mark.computes("float16")
 def test_without_training_no_copy_of_all_inputs_is_made_to_convert_them(engine, monkeypatch):
-    monkeypatch.setattr("lstm_xp.sequence.CHUNK", CHUNK)
+    monkeypatch.setattr("lstm_xp.stages.CHUNK", CHUNK)
     monkeypatch.setattr("lstm_xp.engines.numpy_fused.BLOCK", CHUNK // 8)
     beyond = []
     for T in STEPS:
@@ -101,7 +101,7 @@ def test_without_training_memory_is_bounded_on_torch(library, monkeypatch, order
                     kept.append(tensor)
             return result
 
-    monkeypatch.setattr("lstm_xp.sequence.CHUNK", CHUNK // 4)
+    monkeypatch.setattr("lstm_xp.stages.CHUNK", CHUNK // 4)
     T = 48
     arrays = given(lib, random_problem(N, T, D, H))
     ours = {array.untyped_storage().data_ptr() for array in arrays.values()}
@@ -124,7 +124,7 @@ def test_chunks_give_the_same(lib, engine, order, monkeypatch):
     compare(whole, reference(values, **order), arrays["x"], steps=5)
     whole = host(whole)
     for chunk in (1, 2 * 4 * 4 * 2, 3 * 4 * 4 * 2):
-        monkeypatch.setattr("lstm_xp.sequence.CHUNK", chunk)
+        monkeypatch.setattr("lstm_xp.stages.CHUNK", chunk)
         results = host(run(arrays, engine=engine, training=False, **order))
         assert set(results) == set(OUTPUTS)
         for name, result in results.items():

@@ -34,7 +34,7 @@ CHECKS = {
 
 FUSED, ANY, BOTH = ("numpy_fused",), ("array_api",), ("numpy_fused", "array_api")
 COMPILED = ("numpy_numba",)  # few: each is compiled anew
-CELL, SEQUENCE, TIMELINE = "cell.py", "sequence.py", "timeline.py"
+CELL, STAGES, TIMELINE = "cell.py", "stages.py", "timeline.py"
 FUSED_FILE, ANY_FILE = "engines/numpy_fused.py", "engines/array_api.py"
 CELLS, FORWARDS, PRODUCTS = (f"engines/compiled/{name}.py" for name in ("cells", "forward", "products"))
 
@@ -107,7 +107,7 @@ MUTANTS = {
     "next_h for prev_h in dWh": (
         ANY,
         "derivatives",
-        (SEQUENCE, "xp.concat([x, prev_h,", "xp.concat([x, h,"),
+        (STAGES, "xp.concat([x, prev_h,", "xp.concat([x, h,"),
     ),
     "next_h for prev_h in dWh of a step": (
         ANY,
@@ -136,22 +136,22 @@ MUTANTS = {
     "h0 forgotten in dWh": (
         ANY,
         "derivatives",
-        (SEQUENCE, "xp.concat([wide(h0)[None, ...]", "xp.concat([0 * wide(h0)[None, ...]"),
+        (STAGES, "xp.concat([wide(h0)[None, ...]", "xp.concat([0 * wide(h0)[None, ...]"),
     ),
     "dh0 is dh_n": (
         BOTH,
         "derivatives",
-        (SEQUENCE, "(straight(dh_n), dh0)", "(straight(dh_n), straight(dh_n))"),
+        (STAGES, "(straight(dh_n), dh0)", "(straight(dh_n), straight(dh_n))"),
     ),
     "dh0 and dc0 swapped": (
         ANY,
         "derivatives",
-        (SEQUENCE, "da, dh0, dc0 = engine.backward", "da, dc0, dh0 = engine.backward"),
+        (STAGES, "da, dh0, dc0 = engine.backward", "da, dc0, dh0 = engine.backward"),
     ),
     "dh0 and dc0 swapped (fused)": (
         FUSED,
         "derivatives",
-        (SEQUENCE, "dx, dh0, dWx, dWh, db, dc0 = engine", "dx, dc0, dWx, dWh, db, dh0 = engine"),
+        (STAGES, "dx, dh0, dWx, dWh, db, dc0 = engine", "dx, dc0, dWx, dWh, db, dh0 = engine"),
     ),
     "c0 forgotten in da_f": (ANY, "derivatives", (ANY_FILE, "c[t - 1, ...] if t > 0 else c0", "c[t - 1, ...]")),
     "c0 forgotten in da_f (fused)": (
@@ -172,7 +172,7 @@ MUTANTS = {
     "x written to": (
         BOTH,
         "nothing modified",
-        (SEQUENCE, "chosen = engines.choose(engine, problem)", "chosen = engines.choose(engine, problem); x *= 2"),
+        (STAGES, "chosen = engines.choose(engine, problem)", "chosen = engines.choose(engine, problem); x *= 2"),
     ),
     "h in a buffer that the next call writes to": (
         FUSED,
@@ -192,7 +192,7 @@ MUTANTS = {
     "padding takes part in the recurrence": (
         ANY,
         "loop of steps",
-        (SEQUENCE, "return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))", "return a"),
+        (STAGES, "return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))", "return a"),
     ),
     "padding takes part in the recurrence (fused)": (
         FUSED,
@@ -207,7 +207,7 @@ MUTANTS = {
     "forget gate open behind the lengths": (
         ANY,
         "loop of steps",
-        (SEQUENCE, "(-big, big, -big, 0.0)", "(-big, -big, -big, 0.0)"),
+        (STAGES, "(-big, big, -big, 0.0)", "(-big, -big, -big, 0.0)"),
     ),
     "dh_n enters at the last step, whatever the length": (
         BOTH,
@@ -242,30 +242,30 @@ MUTANTS = {
     "db misses a step": (
         ANY,
         "derivatives",
-        (SEQUENCE, "dW[D + H, ...]", "xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
+        (STAGES, "dW[D + H, ...]", "xp.sum(rows_of(da[1:, ...], xp), axis=0)"),
     ),
     "dWx misses a step": (
         ANY,
         "derivatives",
         (
-            SEQUENCE,
+            STAGES,
             "axis=-1), xp).T, flat)",
             "axis=-1), xp).T[:, 1:], flat[1:, ...])",
         ),
     ),
-    "dc_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, dh_n, None")),
-    "dh_n ignored": (BOTH, "derivatives", (SEQUENCE, "return dh, dh_n, dc_n", "return dh, None, dc_n")),
-    "dc_n ignored with lengths": (BOTH, "derivatives", (SEQUENCE, "return dh, None, dc_n", "return dh, None, None")),
+    "dc_n ignored": (BOTH, "derivatives", (STAGES, "return dh, dh_n, dc_n", "return dh, dh_n, None")),
+    "dh_n ignored": (BOTH, "derivatives", (STAGES, "return dh, dh_n, dc_n", "return dh, None, dc_n")),
+    "dc_n ignored with lengths": (BOTH, "derivatives", (STAGES, "return dh, None, dc_n", "return dh, None, None")),
     "dx off by a thousandth": (
         ANY,
         "derivatives",
-        (SEQUENCE, "product(flat, Wx.T)", "product(flat, Wx.T * 1.001)"),
+        (STAGES, "product(flat, Wx.T)", "product(flat, Wx.T * 1.001)"),
     ),
     "bias added twice (fused)": (FUSED, "goldens", (FUSED_FILE, "a += b\n", "a += 2 * b\n")),
     "bias added twice": (
         ANY,
         "goldens",
-        (SEQUENCE, "None if b is None else wide(b))", "None if b is None else 2 * wide(b))"),
+        (STAGES, "None if b is None else wide(b))", "None if b is None else 2 * wide(b))"),
     ),
     "NaN becomes a number": (
         ANY,
@@ -284,7 +284,7 @@ MUTANTS = {
     "state not handed from chunk to chunk": (
         BOTH,
         "chunks",
-        (SEQUENCE, "h, c = part[-1, ...], last_c", "h, c = part[0, ...], last_c"),
+        (STAGES, "h, c = part[-1, ...], last_c", "h, c = part[0, ...], last_c"),
     ),
     "chunks of a reversed sequence in the wrong place": (
         ANY,

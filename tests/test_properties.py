@@ -139,7 +139,7 @@ def test_without_training_the_same_bits(engine, problem, chunk):
     values, order = problem
     whole = run(values, engine=engine, training=False, **order)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lstm_xp.sequence.CHUNK", chunk)
+        patch.setattr("lstm_xp.stages.CHUNK", chunk)
         for name, result in run(values, engine=engine, training=False, **order).items():
             assert_close(result, whole[name], steps=values["x"].shape[1], name=name)
     assert set(whole) == set(OUTPUTS)

@@ -2,7 +2,7 @@
 
 Of a sequence of a usual size, Python takes longer than the device. So memory is asked for as bytes; arrays are made of
 what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
-launched by addresses. What is computed is what `sequence.py` says, which does it for larger problems; the order of the
+launched by addresses. What is computed is what `stages.py` says, which does it for larger problems; the order of the
 steps of rows of several lengths is that of `timeline.py`.
 """
 
