@@ -114,10 +114,7 @@ def onnx_lstm(
     """
     function = "onnx_lstm"
     arrays = {"X": X, "W": W, "R": R, "B": B, "initial_h": initial_h, "initial_c": initial_c, "P": P}
-    for name in ("X", "W", "R"):
-        if arrays[name] is None:
-            raise TypeError(f"{function}: {name} must be an array; got None.")
-    xp, _ = checks.one_library(function, arrays)
+    xp, _ = checks.one_library(function, checks.required(function, arrays, ("B", "initial_h", "initial_c", "P")))
     check_attributes(function, direction=direction, layout=layout, input_forget=input_forget, clip=clip)
     reversals = DIRECTIONS[direction]
     _check_shapes(function, arrays, len(reversals), hidden_size, layout)

@@ -16,7 +16,7 @@ from ..parameters import Direction
 from ..variants import PLAIN
 from .gates import ORDERS, from_order, to_order, transposed
 
-ORDER = ORDERS["onnx"]
+ORDER, PEEPHOLES = ORDERS["onnx"], "iof"
 # The attribute `direction` -> which of the node's directions are reversed.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 NAMES = {name.lower(): name for name in KINDS}
@@ -39,8 +39,7 @@ def direction_of(W, R, B, P, xp):
         size = B.shape[0] // 2
         b = from_order(B[:size] + B[size:], ORDER, 0, xp)
     if P is not None:
-        H = P.shape[0] // 3
-        peepholes = xp.stack([P[:H], P[2 * H :], P[H : 2 * H]])
+        peepholes = xp.reshape(from_order(P, PEEPHOLES, 0, xp), (3, P.shape[0] // 3))
     return Direction(
         transposed(from_order(W, ORDER, 0, xp), xp), transposed(from_order(R, ORDER, 0, xp), xp), b, peepholes=peepholes
     )
@@ -53,12 +52,12 @@ def arrays_of(p, xp):
         b = to_order(p.b, ORDER, 0, xp)
         B = xp.concat([b, xp.zeros_like(b)])
     if p.peepholes is not None:
-        P = xp.concat([p.peepholes[0, :], p.peepholes[2, :], p.peepholes[1, :]])
+        P = to_order(xp.reshape(p.peepholes, (-1,)), PEEPHOLES, 0, xp)
     return to_order(p.Wx, ORDER, 1, xp).T, to_order(p.Wh, ORDER, 1, xp).T, B, P
 
 
 def check_attributes(function, *, direction, layout, input_forget, clip):
-    """Check the attributes that have few values."""
+    """Check the attributes that are one of a few values, and clip."""
     for name, value, allowed in (
         ("direction", direction, tuple(DIRECTIONS)),
         ("layout", layout, (0, 1)),
