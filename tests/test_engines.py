@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from problems import given, host, refusal, rounded, same_bits, skip_without
 
-from lstm_xp import checks, engines
-from lstm_xp.libraries import DTYPES, to_numpy
+from lstm_xp import checks, engines, lstm_backward, lstm_forward
+from lstm_xp.libraries import DTYPES, open_library, to_numpy
 from lstm_xp.testing import assert_close, relative_error
 
 # T, N, H: the smallest, odd ones, a large batch and a large width (which are worked on in blocks), a long one.
@@ -226,6 +226,30 @@ def test_saturated_gates_are_exact(lib, engine, dtype):
     assert same_bits(results["c_n"], results["c"][2])
     assert np.all(results["gates"][3:, :, :6] == np.repeat([0, 1, 0], 2))
     assert np.all(results["da"][3:] == 0)
+
+
+@pytest.mark.parametrize("name", ["numpy_numba", "numpy_fused"])
+@pytest.mark.parametrize(("N", "H"), [(1, 64), (2, 37), (40, 33)])
+def test_what_fades_away_becomes_zero(name, N, H):
+    """Else it stays the smallest number there is, times 0.7 and rounded, with which processors are very slow."""
+    if refusal(name, open_library("numpy"), "float32"):
+        pytest.skip(refusal(name, open_library("numpy"), "float32"))
+    rng, T, D = np.random.default_rng(0), 700, 2
+    x, Wx, Wh = (rng.standard_normal(shape, dtype=np.float32) / 40 for shape in ((N, T, D), (D, 4 * H), (H, 4 * H)))
+    h0, b = rng.standard_normal((N, H), dtype=np.float32), np.repeat(np.float32([0, 1, 0, 0]), H)
+
+    gradients, expected = (
+        lstm_backward(None, lstm_forward(x, h0, Wx, Wh, b, engine=each)[1], dh_n=h0) for each in (name, "array_api")
+    )
+    assert np.any(expected.dc0 != 0)  # what would be there
+    assert not np.any(gradients.dh0)
+    assert not np.any(gradients.dc0)
+    assert_close(gradients.dx, expected.dx, kind="gradient", steps=T)
+    for training in (True, False):
+        h, cache = lstm_forward(0 * x, h0, Wx, Wh, b, training=training, engine=name)
+        assert not np.any(cache.h_n)
+        assert not np.any(cache.c_n)
+        assert np.all(h[:, 99])
 
 
 def test_a_huge_recurrent_product_does_not_unsaturate(engine):

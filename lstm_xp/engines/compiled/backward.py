@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from .cells import BOUND, cell_gradient
+from .denormals import flush_denormals, restore
 from .meeting import begin, wait
 from .products import (
     DEPTH,
@@ -38,6 +39,7 @@ def backward(
     Of one row, da @ WhT is dot products with the rows of Wh, which need not be rearranged, but begin at whole vectors.
     """
     begin(meeting, part)
+    mode = flush_denormals()
     (T, N, _, H), D, size = gates.shape, x.shape[2], gates.itemsize
     wide, K, kept = BYTES // size, 4 * H, da.size > 0
     one, bound = gates.dtype.type(1), gates.dtype.type(BOUND)
@@ -95,6 +97,7 @@ def backward(
                         weights, zeros, data(dx), start * N * D, weights, place, part, parts)  # fmt: skip
             met += parts
             wait(meeting, met)
+    restore(mode)
 
 
 @lru_cache

@@ -3,6 +3,7 @@
 from functools import lru_cache
 
 from .cells import ABREAST, BOUND, cell, outputs
+from .denormals import flush_denormals, restore
 from .meeting import begin, wait
 from .products import (
     FEW_ROWS,
@@ -70,6 +71,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
     that were `packed` by `prepare`, if that has any elements. `some`, `few` and `space` are as `forward_space` says.
     """
     begin(meeting, part)
+    mode = flush_denormals()
     (T, N, D), H, size = x.shape, h.shape[2], h.itemsize
     wide = BYTES // size
     width, vectors = GATES * wide, whole(H, wide)  # of units
@@ -93,6 +95,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
         v0, v1 = 0, vectors
     rows, total = n1 - n0, (v1 - v0) * width
     if rows == 0:
+        restore(mode)
         return
 
     # h is computed for some rows at a time, or where there are few, for some vectors of units, once they are there.
@@ -162,6 +165,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
                             one, bound)  # fmt: skip
             if across:
                 wait(meeting, parts * (t + 1))
+    restore(mode)
 
 
 @lru_cache

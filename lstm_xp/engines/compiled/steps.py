@@ -12,6 +12,7 @@ rows at a time are therefore kept apart, and added up in one order in the end: n
 import numpy as np
 
 from .cells import ABREAST, BOUND, cell, outputs
+from .denormals import flush_denormals, restore
 from .meeting import PATIENCE, add, begin, give_way, look, put, sleep
 from .products import FEW_ROWS, STREAMS, inlined, multiply_rows, share, to_and_fro, whole
 from .vectors import BYTES, address, at, data, hold, lanes, load, short_of_line, store
@@ -128,6 +129,7 @@ def new_states(z, start, N, H, c, c_0, c_n, next_h, next_c, next, j0, j1, one, b
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     """One step, from weights as they are; h, c, next_h and next_c are (1, N, H). Threads divide the units."""
     begin(meeting, part)
+    mode = flush_denormals()
     (N, D), H, size = x.shape, h.shape[2], x.itemsize
     pieces, sums = sums_of(N, D, H)
     room, start = room_for(N, H, pieces * sums, x)
@@ -143,6 +145,7 @@ def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     new_states(z, start, N, H, data(c), 0, c.strides[1] // size, data(next_h), data(next_c), 0,
                j0, j1, x.dtype.type(1), x.dtype.type(BOUND))  # fmt: skip
     hold(room)
+    restore(mode)
 
 
 def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
@@ -186,6 +189,7 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
                 asks = 2 if desk[ALONE] % ASKS == 0 else 0
             shared = awake or called
 
+    mode = flush_denormals()
     # Where several threads count the steps at once, nothing but the order of reading depends on it.
     desk[STEPS] += layer == 0
     turn = desk[STEPS]
@@ -225,6 +229,7 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     new_states(z, start, N, H, data(c), layer * c_l, c_n, data(next_h), data(next_c), layer * N * H,
                0, H, x.dtype.type(1), x.dtype.type(BOUND))  # fmt: skip
     hold(room)
+    restore(mode)
     return 1 + asks
 
 
@@ -233,6 +238,7 @@ def attend(desk, like):
 
     A step does not end while a piece that was taken is not done: so what is on the desk is read after that.
     """
+    mode = flush_denormals()
     put(desk, AWAKE, 1)
     p, w = data(like), WORK
     looks, served = 0, 0
@@ -251,3 +257,4 @@ def attend(desk, like):
         else:
             give_way()
     put(desk, AWAKE, 0)
+    restore(mode)
