@@ -71,7 +71,7 @@ def every_engine():
         for dtype in open_library("cupy").dtypes():
             for precision in ("ieee", "tf32"):
                 sizes = Problem("cupy", dtype, Device(), 3, 40, 5, 33, True, precision)
-                if engines.load(engine).refuses(sizes):
+                if engines.load(engine, precision).refuses(sizes):
                     continue
                 for order in ORDERS:
                     launched = sequence(dtype, engine, precision, **order)

@@ -8,8 +8,8 @@ from test_engines import BACKWARD, run_engine
 
 from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
-from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
-from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages, whole
+from lstm_xp.engines import cupy_cluster, cupy_grid, cupy_rows, cupy_step
+from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, refusals, replay, stages, whole
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -47,7 +47,7 @@ def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes)
 def forget():
     """What is kept of a fake CuPy is kept for no other."""
     of_devices = (
-        cupy_fused.obstacle,
+        refusals.obstacle,
         cupy_step._chip,
         cupy_cluster._kernel,
         cupy_cluster._launches,

@@ -16,15 +16,11 @@ its products NaN).
 from functools import cache, lru_cache
 
 from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, kernels, stages
+from .cuda import kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import cuda, strided
 from .cuda.plan import TYPES
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_cluster"
+from .cuda.whole import Whole, by_precision
 
 # Compute capabilities, times ten, that have clusters of 16 blocks with so much shared memory: Hopper and Blackwell for
 # data centres.
@@ -35,30 +31,20 @@ NON_PORTABLE = 14
 PARAMETERS = {"cluster_forward": "PqqPPPPPiIIIII", "cluster_backward": "PqqPPPPiqqqPPPIIIII"}
 
 
-def refuses(problem):
-    reason = refusal(problem, TYPES)
-    if reason:
-        return reason
-    found = str(problem.device.compute_capability)
-    if found not in CAPABILITIES:
-        known = ", ".join(str(int(capability) / 10) for capability in CAPABILITIES)
-        return f"it needs compute capability {known}, this device has {int(found) / 10}"
-    most = most_units(problem.dtype, problem.precision)
-    if problem.H > most:
-        return f"a cluster holds Wh of {problem.dtype} for H up to {most}; H is {problem.H}"
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
-
-
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes, precisions = "cupy_cluster", tuple(TYPES), ("ieee", "tf32", "tf32x3")
+
+    def limit(self, problem):
+        found = str(problem.device.compute_capability)
+        if found not in CAPABILITIES:
+            known = ", ".join(str(int(capability) / 10) for capability in CAPABILITIES)
+            return f"it needs compute capability {known}, this device has {int(found) / 10}"
+        most = most_units(problem.dtype, self.precision)
+        if problem.H > most:
+            return f"a cluster holds Wh of {problem.dtype} for H up to {most}; H is {problem.H}"
+        return ""
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         launch, _ = self._launches(Wh, sizes)
@@ -73,15 +59,7 @@ class Engine(Whole):
         return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], cuda().Device().id)
 
 
-IEEE, TF32, TF32X3 = Engine(stages.IEEE), Engine(stages.TF32), Engine(stages.IEEE, "tf32x3")
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return {"tf32": TF32, "tf32x3": TF32X3}.get(precision, IEEE)
+at = by_precision(Engine)
 
 
 @lru_cache(maxsize=256)

@@ -13,38 +13,22 @@ for as IEEE is computed on FMA units.
 from functools import cache
 
 from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, replay, stages
+from .cuda import replay
 from .cuda.memory import cuda
 from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_step"
+from .cuda.whole import Whole, by_precision
 
 # Kernels count bytes of one step in 64 bits, and blocks of rows in the 16 bits of a grid's second side.
 MOST_ROWS = 8 * 65535
 
 
-def refuses(problem):
-    reason = refusal(problem, TYPES, LEAST)
-    if reason:
-        return reason
-    if problem.N > MOST_ROWS:
-        return f"N must be at most {MOST_ROWS}; it is {problem.N}"
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
-
-
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes, least = "cupy_step", tuple(TYPES), LEAST
+
+    def limit(self, problem):
+        return f"N must be at most {MOST_ROWS}; it is {problem.N}" if problem.N > MOST_ROWS else ""
 
     def beside(self, sizes, Wh, outer=None):
         part = self._plan(Wh, *sizes[1:])
@@ -71,15 +55,7 @@ class Engine(Whole):
         return plan(dtype_name(Wh.dtype), self.precision, N, H, *_chip(cuda().Device().id))
 
 
-IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return TF32 if precision == "tf32" else IEEE
+at = by_precision(Engine)
 
 
 @cache

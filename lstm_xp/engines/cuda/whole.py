@@ -11,9 +11,10 @@ from functools import cache
 from typing import NamedTuple
 
 from ...checks import dtype_name
-from . import kernels, memory, stages
+from . import choice, kernels, memory, stages
 from .memory import strided
 from .products import computed_with, factor_dtype, layout, multiply_at
+from .refusals import of_products, refusal
 
 FILES = "timeline.cuh", "whole.cu"
 FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
@@ -51,9 +52,9 @@ class Kit(NamedTuple):
 
 
 class Whole:
-    """What engines for CuPy are made of: forward and backward of arrays, and whole calls. One has `name`, `precision`,
-    and its recurrence on the current device, in contiguous memory that is there (each an array's `data`; Wh is an
-    array, of any strides), with sizes T, N, H:
+    """What engines for CuPy are made of: forward and backward of arrays, and whole calls. One is a class of this with
+    `name`, its limits where they are others than these here, and its recurrence on the current device, in contiguous
+    memory that is there (each an array's `data`; Wh is an array, of any strides), with sizes T, N, H:
 
     advance(sizes, gates, c, c0, h, h0, Wh, keep)               forward
     retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is an address (0: zeros) and strides by
@@ -61,11 +62,28 @@ class Whole:
                                                                 dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
 
-    def __init__(self, others, precision=None):
-        # Stages one and three of larger problems, and single steps of a stream; and their precision, or one of
-        # the engine's own, beside which they are IEEE's.
-        self.precision, self.product, self.step = precision or others.precision, others.product, others.step
-        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
+    dtypes = tuple(stages.TYPES)
+    least = 0  # compute capability, times ten, that its own kernels need
+    precisions = "ieee", "tf32"  # that it has; in place of any other, the first
+
+    def __init__(self, precision):
+        self.precision = precision
+        # Stages one and three of larger problems, and single steps of a stream.
+        others = stages.TF32 if precision == "tf32" else stages.IEEE
+        self.product, self.step, self.copy = others.product, others.step, stages.copy
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
+
+    def refuses(self, problem):
+        """Why it cannot run a problem of its own precision at all; "" when it can."""
+        return refusal(problem, self.dtypes, self.least) or self.limit(problem) or of_products(problem)
+
+    def declines(self, problem):
+        """Why it is not the one to choose by itself, by what was measured; "" otherwise."""
+        return choice.objection(self.name, problem)
+
+    def limit(self, problem):
+        """Why its own kernels cannot run a problem of these; "" if they can."""
+        return ""
 
     def beside(self, sizes, Wh, outer=None):
         """Bytes that the recurrence needs beside what it returns; `outer` is the dtype of dh, backward."""
@@ -239,6 +257,12 @@ class Whole:
     def _tell(self, error, x, what, needed):
         if memory.is_full(error):
             raise MemoryError(memory.told(x.device, f"{self.name}: {what}", needed)) from error
+
+
+def by_precision(Engine):
+    """What the module of an engine has as `at`: of a precision, one engine for all calls."""
+    engines = {precision: Engine(precision) for precision in Engine.precisions}
+    return lambda precision: engines.get(precision, engines[Engine.precisions[0]])
 
 
 @cache
