@@ -123,12 +123,12 @@ def _captured(call):
 def _captured_in(pool, call):
     from cupy.cuda import Stream, get_current_stream, runtime, using_allocator
 
-    from .engines.cuda import replay
+    from .engines.cuda import capture
 
     stream = Stream(non_blocking=True)
     stream.wait_event(get_current_stream().record())
-    with using_allocator(pool.malloc), stream, replay.capturing:
-        with replay.as_captured():
+    with using_allocator(pool.malloc), stream, capture.capturing:
+        with capture.as_captured():
             call()  # what is compiled or loaded
         stream.synchronize()
         held = pool.total_bytes()
@@ -167,12 +167,12 @@ def _give_back():
     """
     from cupy.cuda import Device
 
-    from .engines.cuda import replay
+    from .engines.cuda import capture
 
     if not _freeing.acquire(blocking=False):
         return
     try:
-        if replay.is_captured() or not replay.capturing.acquire(blocking=False):
+        if capture.is_captured() or not capture.capturing.acquire(blocking=False):
             return
         try:
             for place in list(_left):
@@ -183,6 +183,6 @@ def _give_back():
                 if unused:
                     _left.remove(place)
         finally:
-            replay.capturing.release()
+            capture.capturing.release()
     finally:
         _freeing.release()

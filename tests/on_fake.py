@@ -9,7 +9,19 @@ from test_engines import BACKWARD, run_engine
 from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
 from lstm_xp.engines import cupy_cluster, cupy_grid, cupy_rows, cupy_step
-from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, refusals, replay, stages, whole
+from lstm_xp.engines.cuda import (
+    blas,
+    choice,
+    chunks,
+    grid,
+    kernels,
+    leases,
+    products,
+    refusals,
+    stages,
+    step_launches,
+    whole,
+)
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -63,7 +75,7 @@ def forget():
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
     recording._left.clear()
-    for keeping in (replay, blas, chunks, choice):
+    for keeping in (leases, step_launches, blas, chunks, choice):
         keeping.forget()
 
 

@@ -13,7 +13,7 @@ from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_en
 
 from lstm_xp import EngineError, engines
 from lstm_xp.engines import array_api
-from lstm_xp.engines.cuda import blas, chunks, replay
+from lstm_xp.engines.cuda import blas, capture, chunks, leases
 from lstm_xp.testing import assert_close
 
 ENGINE = engines.load("cupy_fused")
@@ -300,11 +300,11 @@ def test_what_is_kept_is_bounded(machine, monkeypatch):
     with chunks.leased(steps_of(), 8) as runner:
         assert runner.steps == steps_of()
         assert machine.used() - held == needed
-    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * needed)
+    monkeypatch.setattr(leases, "KEPT_BYTES", 2 * needed)
     for H in (5, 4, 3, 2):
         with chunks.leased(steps_of(H=H), 8) as runner:
             assert runner
-    assert [key[-1].H for key, _ in replay._idle] == [3, 2]
+    assert [key[-1].H for key, _ in leases._idle] == [3, 2]
     with chunks.leased(steps_of(H=4000), 8) as runner:
         assert runner is None  # too large to be kept: its steps take long enough
 
@@ -320,7 +320,7 @@ def test_runners_are_of_a_thread_and_a_stream_and_of_one_precision(machine):
         assert again in (first, second)
     with pytest.raises(ZeroDivisionError), chunks.leased(steps_of(N=7), 8):
         raise ZeroDivisionError
-    assert 7 not in [key[-1].N for key, _ in replay._idle]
+    assert 7 not in [key[-1].N for key, _ in leases._idle]
 
 
 def test_each_device_has_one_handle(monkeypatch, kernels_on_cpu):
@@ -363,12 +363,12 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
     """And none makes a handle of cuBLAS, or sets the stream of ours, while another captures."""
     count, failed, begun = 6, [], threading.Event()
     values = [engine_problem(9, 3, 5, seed) for seed in range(count)]
-    captured = replay._captured
+    captured = capture._captured
 
     def slowly(launch):
         return captured(lambda: (begun.set(), time.sleep(0.02), launch()))
 
-    monkeypatch.setattr(replay, "_captured", slowly)
+    monkeypatch.setattr(capture, "_captured", slowly)
     together = threading.Barrier(count)
 
     def work(k):

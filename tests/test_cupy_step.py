@@ -14,8 +14,8 @@ from problems import same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines, recording
+from lstm_xp.engines.cuda import leases, programmatic, step_launches
 from lstm_xp.engines.cuda import plan as plans
-from lstm_xp.engines.cuda import programmatic, replay
 from lstm_xp.engines.cuda.plan import PRODUCTS, TILES, plan
 from lstm_xp.engines.cuda.programmatic import loaded
 from lstm_xp.testing import limit, relative_error
@@ -165,7 +165,7 @@ def test_steps_of_a_graph_are_launched_programmatically_but_for_the_first(machin
 
 def test_long_steps_do_not_begin_early(machine, monkeypatch):
     machine.programmatic = True
-    monkeypatch.setattr(replay, "EARLY", dict.fromkeys(replay.EARLY, 0))
+    monkeypatch.setattr(step_launches, "EARLY", dict.fromkeys(step_launches.EARLY, 0))
     run_engine("cupy_step", arrays_of(LIB, engine_problem(40, 3, 8), "float32"))
     assert not calls(machine, "programmatic")
 
@@ -174,7 +174,7 @@ def test_which_steps_are_long():
     """Those of few rows and units are not; on FMA units, where it was seen to be slower, 64 rows of 512 units are."""
     early = {
         (precision, N, H): plan("float32", precision, N, H, 132).forward.seconds(132)
-        <= replay.EARLY[plan("float32", precision, N, H, 132).forward.product]
+        <= step_launches.EARLY[plan("float32", precision, N, H, 132).forward.product]
         for precision in ("ieee", "tf32")
         for N, H in ((8, 512), (64, 512), (64, 1024))
     }
@@ -259,57 +259,61 @@ def test_the_driver_is_looked_for(machine, monkeypatch):
 # What is kept
 
 
+def leased(steps):
+    return leases.leased(steps, step_launches.Runner)
+
+
 def test_what_is_kept_is_bounded(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    for N in range(1, 2 * replay.KEPT):
-        with replay.leased(steps._replace(N=N)):
+    for N in range(1, 2 * leases.KEPT):
+        with leased(steps._replace(N=N)):
             pass
-    assert len(replay._idle) == replay.KEPT
-    held, new, oldest = machine.used(), steps._replace(N=100), steps._replace(N=replay.KEPT)
-    with replay.leased(new):
+    assert len(leases._idle) == leases.KEPT
+    held, new, oldest = machine.used(), steps._replace(N=100), steps._replace(N=leases.KEPT)
+    with leased(new):
         pass
     assert machine.used() == held + new.packed_bytes - oldest.packed_bytes
 
 
 def test_so_are_its_bytes(machine, monkeypatch):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * steps.packed_bytes)
+    monkeypatch.setattr(leases, "KEPT_BYTES", 2 * steps.packed_bytes)
     for N in range(1, 6):
-        with replay.leased(steps._replace(N=N)):
+        with leased(steps._replace(N=N)):
             pass
-    assert [key[-1].N for key, _ in replay._idle] == [4, 5]
-    with replay.leased(steps._replace(H=50)) as runner:
-        assert runner.steps.packed_bytes > replay.KEPT_BYTES
-    assert not replay._idle
+    assert [key[-1].N for key, _ in leases._idle] == [4, 5]
+    with leased(steps._replace(H=50)) as runner:
+        assert runner.steps.packed_bytes > leases.KEPT_BYTES
+    assert not leases._idle
 
 
 def test_a_runner_is_leased_to_one_at_a_time(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    with replay.leased(steps) as first, replay.leased(steps) as second:
+    with leased(steps) as first, leased(steps) as second:
         assert first is not second
-    with replay.leased(steps) as third:
+    with leased(steps) as third:
         assert third in (first, second)
-    with fake_cupy.Stream(non_blocking=True), replay.leased(steps) as elsewhere:
+    with fake_cupy.Stream(non_blocking=True), leased(steps) as elsewhere:
         assert elsewhere not in (first, second)
     found = []
 
     def work():
-        with replay.leased(steps) as runner:
+        with leased(steps) as runner:
             found.append(runner)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert found[0] not in (first, second, elsewhere)
-    with replay.leased(steps._replace(N=4)) as other:
+    with leased(steps._replace(N=4)) as other:
         assert other not in (first, second)
 
 
 def test_after_an_error_a_runner_is_forgotten(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    with pytest.raises(ZeroDivisionError), replay.leased(steps):
+    with pytest.raises(ZeroDivisionError), leased(steps):
         raise ZeroDivisionError
-    assert not replay._idle
+    assert not leases._idle
 
 
 # Plans

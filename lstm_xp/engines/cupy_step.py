@@ -1,9 +1,9 @@
 """CuPy: one kernel per step, with a product of its own, and the cell in its epilogue; replayed from a CUDA graph.
 
-The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/replay.py` how the steps
-are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves to
-the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is bounded,
-and belongs to one thread and stream at a time.
+The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/step_launches.py` how the
+steps are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves
+to the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is
+bounded, and belongs to one thread and stream at a time (`cuda/leases.py`).
 
 Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
 float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked
@@ -13,9 +13,10 @@ for as IEEE is computed on FMA units.
 from functools import cache
 
 from ..checks import dtype_name
-from .cuda import replay
+from .cuda.leases import leased
 from .cuda.memory import cuda
 from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
+from .cuda.step_launches import Runner
 from .cuda.whole import Whole, by_precision
 
 # Kernels count bytes of one step in 64 bits, and blocks of rows in the 16 bits of a grid's second side.
@@ -37,7 +38,7 @@ class Engine(Whole):
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
         words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "kept": int(keep)}
-        with replay.leased(self._plan(Wh, N, H).forward) as runner:
+        with leased(self._plan(Wh, N, H).forward, Runner) as runner:
             runner.pack(Wh, h0)
             runner.run(T, T, **words)
 
@@ -46,7 +47,7 @@ class Engine(Whole):
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True))
         words |= {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
         steps = self._plan(Wh, N, H).backward
-        with replay.leased(steps._replace(states="float") if wide else steps) as runner:
+        with leased(steps._replace(states="float") if wide else steps, Runner) as runner:
             runner.pack(Wh)
             runner.run(T, T + 1, **words)
 

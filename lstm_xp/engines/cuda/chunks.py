@@ -5,7 +5,7 @@ graphs of 1, 2, 4, ..., 32 steps are captured, each when it is first needed, and
 
 A graph has the addresses of a product for good. So its factors and its result lie in memory that is kept: Wh is copied
 there once per call, and the kernel of each step, which knows the step from its chunk, writes the other factor of the
-next product there too. What is kept is leased as `replay.py` says, and bounded together with what that keeps.
+next product there too. What is kept is leased as `leases.py` says.
 """
 
 import warnings
@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import blas, kernels, replay
-from .blas import FixedProduct
+from . import blas, kernels, leases
+from .capture import captured, capturing, is_captured
 from .memory import is_full
 from .pointwise import BLOCK, GRADIENTS, TYPES, types
+from .products import FixedProduct
 
 FILES = ("chunk.cu",)
 KERNELS = ("chunk_forward", "chunk_backward")
@@ -82,7 +83,7 @@ class Steps(NamedTuple):
     def bytes_for(self, count):
         """Of what is needed for so many steps: 0, where these are better launched one by one."""
         # Both passes have to be kept, or each call would capture anew.
-        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= replay.KEPT_BYTES // 2 else 0
+        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= leases.KEPT_BYTES // 2 else 0
 
 
 class Runner:
@@ -112,13 +113,13 @@ class Runner:
         lacking = sorted(set(lengths(count)) - set(self.graphs))
         if not lacking:
             return
-        with replay.capturing:
+        with capturing:
             with blas.working(self.workspace.data):
                 # What runs for the first time is loaded, which cannot be while a stream captures.
                 self._product()
                 self._launch_cell(0, 0)
             for length in lacking:
-                self.graphs[length] = replay.captured(lambda length=length: self._launch(length))
+                self.graphs[length] = captured(lambda length=length: self._launch(length))
 
     def run(self, count, **words):
         """So many steps, backward from the last one; `words` are those of a Chunk."""
@@ -163,10 +164,10 @@ def leased(steps, count):
     from cupy.cuda import Device
 
     device = Device().id
-    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or replay.is_captured():
+    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or is_captured():
         yield None
         return
-    with replay.leased(steps, Runner) as runner:
+    with leases.leased(steps, Runner) as runner:
         try:
             runner.prepare(count)
         except Exception as error:
