@@ -17,7 +17,6 @@ from lstm_xp.engines import cupy_cluster
 from lstm_xp.engines.cuda import cluster_plan as plans
 from lstm_xp.engines.cuda import kernels
 from lstm_xp.engines.cuda.cluster_plan import Plan, plan
-from lstm_xp.engines.cuda.plan import TYPES
 from lstm_xp.testing import limit, relative_error
 
 KEYS = [
@@ -43,7 +42,7 @@ def cut_as(monkeypatch, blocks, tiles=1):
     def cut(dtype, precision, N, H, processors):
         found = []
         for kernel, product in zip(plans.KERNELS, plans.products(dtype, precision), strict=True):
-            every = list(plans.cuts(kernel, TYPES[dtype], product, N, H))
+            every = list(plans.cuts(kernel, dtype, product, N, H))
             least = 4 if kernel == "cluster_backward" else 1
             found += [part for part in every if (part.blocks, part.tiles) == (max(blocks, least), tiles)]
         assert len(found) == 2
@@ -136,7 +135,7 @@ PLANTED = {
 
 
 def kernels_with(blocks):
-    every = (cut for kernel in plans.KERNELS for cut in plans.cuts(kernel, "float", "Tf32", 8, UNITS[blocks]))
+    every = (cut for kernel in plans.KERNELS for cut in plans.cuts(kernel, "float32", "Tf32", 8, UNITS[blocks]))
     return [cut.expression for cut in every if cut.blocks == max(blocks, 4 if cut.backward else 1)]
 
 
@@ -267,7 +266,7 @@ def test_clusters_grow_with_h_and_rows_with_n():
     assert small.blocks < large.blocks == 16
     assert plan("bfloat16", "ieee", 4, 64, 132).forward.tiles == 1
     assert plan("float32", "tf32", 64, 512, 132).forward.tiles == 2
-    kept = {"float16": ["float16", "float", "float16", "float16"], "bfloat16": ["bfloat16"] * 4}
+    kept = {"float16": ["float16", "float32", "float16", "float16"], "bfloat16": ["bfloat16"] * 4}
     for dtype, expected in kept.items():
         cuts = *plan(dtype, "ieee", 1, 512, 132), *plan(dtype, "ieee", 1, 768, 132)
         assert [part.kept for part in cuts] == expected

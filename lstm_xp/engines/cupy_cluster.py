@@ -19,7 +19,7 @@ from ..checks import dtype_name
 from .cuda import kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
 from .cuda.memory import cuda, strided
-from .cuda.plan import TYPES
+from .cuda.plan import DTYPES
 from .cuda.whole import Whole, by_precision
 
 # Compute capabilities, times ten, that have clusters of 16 blocks with so much shared memory: Hopper and Blackwell for
@@ -34,7 +34,7 @@ PARAMETERS = {"cluster_forward": "PqqPPPPPiIIIII", "cluster_backward": "PqqPPPPi
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name, dtypes, precisions = "cupy_cluster", tuple(TYPES), ("ieee", "tf32", "tf32x3")
+    name, dtypes, precisions = "cupy_cluster", DTYPES, ("ieee", "tf32", "tf32x3")
 
     def limit(self, problem):
         found = str(problem.device.compute_capability)

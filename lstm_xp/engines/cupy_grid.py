@@ -16,14 +16,14 @@ from ..checks import dtype_name
 from .cuda import grid
 from .cuda.grid_plan import Chip, most_units, plan
 from .cuda.memory import cuda
-from .cuda.plan import LEAST, TYPES
+from .cuda.plan import DTYPES, LEAST
 from .cuda.whole import Whole, by_precision
 
 
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name, dtypes, least = "cupy_grid", tuple(TYPES), LEAST
+    name, dtypes, least = "cupy_grid", DTYPES, LEAST
 
     def limit(self, problem):
         chip, cooperates = _chip(problem.device.id)

@@ -9,10 +9,10 @@ it is stored. The precision is that of stages one and three.
 
 from functools import lru_cache
 
-from ..checks import dtype_name
-from .cuda import kernels, stages
+from ..checks import COMPUTE_DTYPE, dtype_name
+from .cuda import kernels
 from .cuda.memory import strided
-from .cuda.plan import TYPES
+from .cuda.plan import DTYPES
 from .cuda.whole import Whole, by_precision
 
 FILES = ("rows.cu",)
@@ -30,7 +30,7 @@ TOLD_BYTES = 2 * 4, 2 * 4 * GATES
 class Engine(Whole):
     """The engine with stages one and three of one precision."""
 
-    name, dtypes = "cupy_rows", tuple(TYPES)
+    name, dtypes = "cupy_rows", DTYPES
 
     def limit(self, problem):
         return f"a block holds Wh for H up to {UNITS[-1]}; H is {problem.H}" if problem.H > UNITS[-1] else ""
@@ -52,14 +52,13 @@ at = by_precision(Engine)
 
 def expressions(dtype, units):
     """The C++ names of both kernels."""
-    S, W = stages.TYPES[dtype]
-    A = S if dtype == "bfloat16" else W
-    return f"rows_forward<{S}, {units}>", f"rows_backward<{S}, {A}, {units}>"
+    da = dtype if dtype == "bfloat16" else COMPUTE_DTYPE[dtype]
+    return kernels.expression("rows_forward", dtype, units), kernels.expression("rows_backward", dtype, da, units)
 
 
 def every_expression():
     """All of them."""
-    return tuple(dict.fromkeys(name for dtype in TYPES for units in UNITS for name in expressions(dtype, units)))
+    return tuple(dict.fromkeys(name for dtype in DTYPES for units in UNITS for name in expressions(dtype, units)))
 
 
 @lru_cache(maxsize=512)

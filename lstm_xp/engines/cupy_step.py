@@ -15,7 +15,7 @@ from functools import cache
 from ..checks import dtype_name
 from .cuda.leases import leased
 from .cuda.memory import cuda
-from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
+from .cuda.plan import CLUSTERS, DTYPES, LEAST, plan
 from .cuda.step_launches import Runner
 from .cuda.whole import Whole, by_precision
 
@@ -26,7 +26,7 @@ MOST_ROWS = 8 * 65535
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name, dtypes, least = "cupy_step", tuple(TYPES), LEAST
+    name, dtypes, least = "cupy_step", DTYPES, LEAST
 
     def limit(self, problem):
         return f"N must be at most {MOST_ROWS}; it is {problem.N}" if problem.N > MOST_ROWS else ""
@@ -47,7 +47,7 @@ class Engine(Whole):
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True))
         words |= {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
         steps = self._plan(Wh, N, H).backward
-        with leased(steps._replace(states="float") if wide else steps, Runner) as runner:
+        with leased(steps._replace(states="float32") if wide else steps, Runner) as runner:
             runner.pack(Wh)
             runner.run(T, T + 1, **words)
 

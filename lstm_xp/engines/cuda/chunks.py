@@ -17,7 +17,7 @@ import numpy as np
 from . import blas, kernels, leases
 from .capture import captured, capturing, is_captured
 from .memory import is_full
-from .pointwise import BLOCK, GRADIENTS, TYPES, types
+from .pointwise import BLOCK, GRADIENTS, expression
 from .products import FixedProduct
 
 FILES = ("chunk.cu",)
@@ -26,9 +26,9 @@ KERNELS = ("chunk_forward", "chunk_backward")
 # each gate, which the kernel adds, always in one order. On FMA units, from so many units on, one product is quicker.
 PARTS, WHOLE = 4, 1024
 EXPRESSIONS = (
-    *(f"{KERNELS[0]}<{types(dtype)}>" for dtype in TYPES),
-    *(f"{KERNELS[1]}<{types(*dtypes)}, {parts}>" for dtypes in GRADIENTS for parts in (1, PARTS)),
-    *(f"chunk_sum<{W}>" for W in ("float", "double")),
+    *(expression(KERNELS[0], dtype) for dtype in kernels.TYPES),
+    *(expression(KERNELS[1], *dtypes, parts) for dtypes in GRADIENTS for parts in (1, PARTS)),
+    *(kernels.expression("chunk_sum", dtype) for dtype in ("float32", "float64")),
 )
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
@@ -57,8 +57,8 @@ class Steps(NamedTuple):
     @property
     def expression(self):
         if self.backward:
-            return f"{KERNELS[1]}<{types(self.states.name, self.factors.name)}, {self.parts}>"
-        return f"{KERNELS[0]}<{types(self.states.name)}>"
+            return expression(KERNELS[1], self.states.name, self.factors.name, self.parts)
+        return expression(KERNELS[0], self.states.name)
 
     @property
     def parts(self):
@@ -105,7 +105,7 @@ class Runner:
         factor = self.factor.reshape(N, parts, depth // parts).swapaxes(0, 1)
         Wh = (self.Wh.T if steps.backward else self.Wh).reshape(parts, depth // parts, width)
         self._product = FixedProduct(factor, Wh, self.result, precision=steps.precision)
-        names = "fill_chunk", steps.expression, f"chunk_sum<{types(steps.computed.name).partition(', ')[0]}>"
+        names = "fill_chunk", steps.expression, kernels.expression("chunk_sum", steps.computed.name)
         self._fill, self._cell, self._sum = (kernels.function(FILES, name, names) for name in names)
 
     def prepare(self, count):

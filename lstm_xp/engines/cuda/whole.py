@@ -12,16 +12,19 @@ from typing import NamedTuple
 
 from ...checks import dtype_name
 from . import choice, kernels, memory, stages
+from .kernels import expression
 from .memory import strided
 from .products import computed_with, factor_dtype, layout, multiply_at
 from .refusals import of_products, refusal
 
 FILES = "timeline.cuh", "whole.cu"
-FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
-ROUNDED = tuple(f"rounded<{S}, {W}>" for S, W in stages.TYPES.values() if S != W)
-STATES = tuple(f"{name}<{S}, {W}>" for S, W in stages.TYPES.values() for name in ("last", "enter", "straight"))
-ORDERED = tuple(f"restore<{S}>" for S, _ in stages.TYPES.values()) + ("saturate<float>", "saturate<double>")
-EXPRESSIONS = (*FACTORS, *ROUNDED, *STATES, *ORDERED)
+EXPRESSIONS = (
+    *(expression("factors", *dtypes) for dtypes in stages.VARIANTS),
+    *(expression("rounded", S, W) for S, W in stages.DTYPES if S != W),
+    *(expression(name, S, W) for S, W in stages.DTYPES for name in ("last", "enter", "straight")),
+    *(expression("restore", S) for S, _ in stages.DTYPES),
+    *(expression("saturate", W) for W in ("float32", "float64")),
+)
 BLOCK = 128
 # Gradients of weights are one product of all their factors side by side, up to so many numbers; beyond, their copy
 # would take longer than the calls that it spares.
@@ -62,7 +65,7 @@ class Whole:
                                                                 dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
 
-    dtypes = tuple(stages.TYPES)
+    dtypes = tuple(kernels.TYPES)
     least = 0  # compute capability, times ten, that its own kernels need
     precisions = "ieee", "tf32"  # that it has; in place of any other, the first
 
@@ -267,21 +270,21 @@ def by_precision(Engine):
 
 @cache
 def _kit(own):
-    (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
-    factor = factor_dtype(own, wide)
+    wide = computed_with(own)
+    S, W, factor = dtype_name(own), dtype_name(wide), factor_dtype(own, wide)
 
-    def launcher(name, parameters):
-        return kernels.Launcher(kernels.function(FILES, name, EXPRESSIONS), parameters)
+    def launcher(parameters, *kernel):
+        return kernels.Launcher(kernels.function(FILES, expression(*kernel), EXPRESSIONS), parameters)
 
     arrange = [stages.arranging(S, R, W) for R in (S, W)]
-    factors = launcher(f"factors<{S}, {S if factor is own else W}, {W}>", "PqqqPqqqPqqPPiIIII")
-    rounded = None if S == W else launcher(f"rounded<{S}, {W}>", "PPQ")
+    factors = launcher("PqqqPqqqPqqPPiIIII", "factors", S, dtype_name(factor), W)
+    rounded = None if S == W else launcher("PPQ", "rounded", S, W)
     of_lengths = [
-        launcher(f"saturate<{W}>", "PPII"),
-        launcher(f"last<{S}, {W}>", "PPPqqPqqPPPII"),
-        launcher(f"enter<{S}, {W}>", "PqqqPqqPPiII"),
-        launcher(f"straight<{S}, {W}>", "PqqPqqPPPI"),
-        launcher(f"restore<{S}>", "PPPiII"),
+        launcher("PPII", "saturate", W),
+        launcher("PPPqqPqqPPPII", "last", S, W),
+        launcher("PqqqPqqPPiII", "enter", S, W),
+        launcher("PqqPqqPPPI", "straight", S, W),
+        launcher("PPPiII", "restore", S),
     ]
     return Kit(own, wide, factor, *arrange, factors, rounded, *of_lengths)
 
