@@ -26,12 +26,12 @@ class Recorded:
         else:
             from cupy.cuda import get_current_stream
 
-            from .engines.cuda import grid
+            from .engines.cuda import device, grid
 
-            if grid.device() != self._device:
+            if device.current() != self._device:
                 raise ValueError(
                     f"a call that was recorded on cuda:{self._device} can only be replayed where that device is "
-                    f"current; it is cuda:{grid.device()}. Call it inside of: with cupy.cuda.Device({self._device})."
+                    f"current; it is cuda:{device.current()}. Call it inside of: with cupy.cuda.Device({self._device})."
                 )
             grid.check("recorded")
             self._graph.launch(get_current_stream())
@@ -111,11 +111,12 @@ def _captured(call):
     """The current device's number, what stands for the memory of a call, its graph, and its result."""
     from cupy.cuda import MemoryPool
 
-    from .engines.cuda import blas, grid
+    from .engines.cuda import blas
+    from .engines.cuda.device import current
 
     _give_back()
     blas.prepare()
-    device, pool = grid.device(), MemoryPool()
+    device, pool = current(), MemoryPool()
     memory = _Memory(device, pool)  # after an error it goes with that: later than what lies in the pool
     return device, memory, *_captured_in(pool, call)
 

@@ -8,11 +8,12 @@ from test_engines import BACKWARD, run_engine
 
 from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
-from lstm_xp.engines import cupy_cluster, cupy_grid, cupy_rows, cupy_step
+from lstm_xp.engines import cupy_cluster, cupy_rows
 from lstm_xp.engines.cuda import (
     blas,
     choice,
     chunks,
+    device,
     grid,
     kernels,
     leases,
@@ -60,10 +61,9 @@ def forget():
     """What is kept of a fake CuPy is kept for no other."""
     of_devices = (
         refusals.obstacle,
-        cupy_step._chip,
         cupy_cluster._kernel,
         cupy_cluster._launches,
-        cupy_grid._chip,
+        device.chip,
         cupy_rows._launch,
         stages.arranging,
         products._settled,

@@ -1,5 +1,7 @@
 """The engine cupy_grid: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +13,12 @@ from test_engines import arrays_of, engine_problem, rounded_as, run_engine
 from lstm_xp import EngineError, engines
 from lstm_xp.engines import cupy_grid
 from lstm_xp.engines.cuda import grid, grid_plan
-from lstm_xp.engines.cuda.grid_plan import PRODUCTS, Chip, Plan, most_units, plan
+from lstm_xp.engines.cuda.grid_plan import PRODUCTS, Plan, most_units, plan
 from lstm_xp.testing import limit, relative_error
 
 ENGINE = engines.load("cupy_grid")
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
+Chip = namedtuple("Chip", ("processors", "shared_bytes"))  # of what a device has, what a plan asks for
 H200, A100, SMALL = Chip(132, 232448), Chip(108, 166912), Chip(58, 101376)
 
 

@@ -7,9 +7,8 @@ from test_engines import arrays_of, engine_problem, run_engine
 
 from lstm_xp import engines
 from lstm_xp.checks import Problem
-from lstm_xp.engines import cupy_grid
-from lstm_xp.engines.cuda import grid
-from lstm_xp.engines.cuda.grid_plan import PRODUCTS
+from lstm_xp.engines.cuda import device, grid
+from lstm_xp.engines.cuda.grid_plan import PRODUCTS, most_units
 
 on_device = pytest.mark.parametrize("name", ["cupy"])
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
@@ -98,9 +97,9 @@ def _forward(engine, arrays):
 @on_device
 def test_the_device_has_room_for_what_is_planned(gpu):
     """By the driver, at the largest H of each dtype: a call raises where it has none."""
-    chip, _ = cupy_grid._chip(gpu.device.id)
+    has = device.chip(gpu.device.id)
     for dtype, precision in PRODUCTS:
-        most = cupy_grid.most_units(dtype, precision, chip)
+        most = most_units(dtype, precision, has)
         arrays = arrays_of(gpu, engine_problem(2, 3, most), dtype)
         assert engines.load("cupy_grid", precision).forward(
             arrays["a"], arrays["h0"], arrays["c0"], arrays["Wh"], keep=False

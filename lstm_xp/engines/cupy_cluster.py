@@ -18,13 +18,14 @@ from functools import cache, lru_cache
 from ..checks import dtype_name
 from .cuda import kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
-from .cuda.memory import cuda, strided
+from .cuda.device import chip, current
+from .cuda.memory import strided
 from .cuda.plan import DTYPES
 from .cuda.whole import Whole, by_precision
 
 # Compute capabilities, times ten, that have clusters of 16 blocks with so much shared memory: Hopper and Blackwell for
 # data centres.
-CAPABILITIES = "90", "100", "103"
+CAPABILITIES = 90, 100, 103
 # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
 NON_PORTABLE = 14
 # Of the kernels, as `Launcher` says.
@@ -37,10 +38,10 @@ class Engine(Whole):
     name, dtypes, precisions = "cupy_cluster", DTYPES, ("ieee", "tf32", "tf32x3")
 
     def limit(self, problem):
-        found = str(problem.device.compute_capability)
+        found = chip(problem.device.id).capability
         if found not in CAPABILITIES:
-            known = ", ".join(str(int(capability) / 10) for capability in CAPABILITIES)
-            return f"it needs compute capability {known}, this device has {int(found) / 10}"
+            known = ", ".join(str(capability / 10) for capability in CAPABILITIES)
+            return f"it needs compute capability {known}, this device has {found / 10}"
         most = most_units(problem.dtype, self.precision)
         if problem.H > most:
             return f"a cluster holds Wh of {problem.dtype} for H up to {most}; H is {problem.H}"
@@ -56,7 +57,7 @@ class Engine(Whole):
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0])
 
     def _launches(self, Wh, sizes):
-        return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], cuda().Device().id)
+        return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], current())
 
 
 at = by_precision(Engine)
@@ -65,7 +66,7 @@ at = by_precision(Engine)
 @lru_cache(maxsize=256)
 def _launches(dtype, precision, N, H, device_id):
     """Of both directions, on the device that is current: functions of the kernel's arguments up to T."""
-    both = plan(dtype, precision, N, H, cuda().Device(device_id).attributes["MultiProcessorCount"])
+    both = plan(dtype, precision, N, H, chip(device_id).processors)
     return [_launch(cut, device_id) for cut in both]
 
 

@@ -10,12 +10,10 @@ cache. With 16 rows and TF32 it takes 3.0 and 4.4 at H = 768.
 Half types are computed as in `cupy_step`.
 """
 
-from functools import cache
-
 from ..checks import dtype_name
 from .cuda import grid
-from .cuda.grid_plan import Chip, most_units, plan
-from .cuda.memory import cuda
+from .cuda.device import chip, current
+from .cuda.grid_plan import most_units, plan
 from .cuda.plan import DTYPES, LEAST
 from .cuda.whole import Whole, by_precision
 
@@ -26,15 +24,15 @@ class Engine(Whole):
     name, dtypes, least = "cupy_grid", DTYPES, LEAST
 
     def limit(self, problem):
-        chip, cooperates = _chip(problem.device.id)
-        if not cooperates:
+        has = chip(problem.device.id)
+        if not has.cooperates:
             return "the device has no cooperative launches"
-        most = most_units(problem.dtype, self.precision, chip)
+        most = most_units(problem.dtype, self.precision, has)
         if problem.H <= most:
             return ""
         return (
-            f"H must be at most {most} for {problem.dtype} on {chip.processors} multiprocessors with "
-            f"{chip.shared_bytes} bytes of shared memory each, which have to hold Wh; it is {problem.H}"
+            f"H must be at most {most} for {problem.dtype} on {has.processors} multiprocessors with "
+            f"{has.shared_bytes} bytes of shared memory each, which have to hold Wh; it is {problem.H}"
         )
 
     def beside(self, sizes, Wh, outer=None):
@@ -45,31 +43,17 @@ class Engine(Whole):
         T, N, H = sizes
         grid.check(self.name)
         words = {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "h0": h0.ptr, "kept": keep}
-        grid.run(self._plan(Wh, N, H).forward, _here(), Wh, **words)
+        grid.run(self._plan(Wh, N, H).forward, chip(current()), Wh, **words)
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         T, N, H = sizes
         grid.check(self.name)
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True), is_float=wide)
         words |= {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
-        grid.run(self._plan(Wh, N, H).backward, _here(), Wh, **words)
+        grid.run(self._plan(Wh, N, H).backward, chip(current()), Wh, **words)
 
     def _plan(self, Wh, N, H):
-        return plan(dtype_name(Wh.dtype), self.precision, N, H, _here())
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, chip(current()))
 
 
 at = by_precision(Engine)
-
-
-def _here():
-    """What the current device has."""
-    return _chip(cuda().Device().id)[0]
-
-
-@cache
-def _chip(device_id):
-    """What the device has, and whether all blocks of a launch can be made to run at once."""
-    from cupy.cuda import Device
-
-    has = Device(device_id).attributes
-    return Chip(has["MultiProcessorCount"], has["MaxSharedMemoryPerBlockOptin"]), bool(has["CooperativeLaunch"])

@@ -10,11 +10,9 @@ float16 is float32, and is multiplied as TF32, which has its range and the digit
 for as IEEE is computed on FMA units.
 """
 
-from functools import cache
-
 from ..checks import dtype_name
+from .cuda.device import chip, current
 from .cuda.leases import leased
-from .cuda.memory import cuda
 from .cuda.plan import CLUSTERS, DTYPES, LEAST, plan
 from .cuda.step_launches import Runner
 from .cuda.whole import Whole, by_precision
@@ -53,16 +51,8 @@ class Engine(Whole):
 
     def _plan(self, Wh, N, H):
         """On the current device."""
-        return plan(dtype_name(Wh.dtype), self.precision, N, H, *_chip(cuda().Device().id))
+        has = chip(current())
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, has.processors, has.capability >= CLUSTERS)
 
 
 at = by_precision(Engine)
-
-
-@cache
-def _chip(device_id):
-    """Multiprocessors of a device, and whether it has clusters."""
-    from cupy.cuda import Device
-
-    device = Device(device_id)
-    return device.attributes["MultiProcessorCount"], int(device.compute_capability) >= CLUSTERS

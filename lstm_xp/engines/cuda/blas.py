@@ -11,6 +11,7 @@ from ctypes import CDLL, byref, c_int, c_longlong, c_size_t, c_void_p
 from functools import cache
 
 from .capture import capturing
+from .device import current
 
 # As much as cuBLAS takes by itself on Hopper; with less, it would leave out some of its kernels.
 WORKSPACE_BYTES = 1 << 25
@@ -94,9 +95,7 @@ def forget():
 
 def _handle():
     """Of the current device. To make one waits for the device, once."""
-    from cupy.cuda import Device
-
-    device = Device().id
+    device = current()
     if device not in _handles:
         made = c_void_p()
         _call("cublasCreate_v2", byref(made))

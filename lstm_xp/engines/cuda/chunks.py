@@ -16,6 +16,7 @@ import numpy as np
 
 from . import blas, kernels, leases
 from .capture import captured, capturing, is_captured
+from .device import current
 from .memory import is_full
 from .pointwise import BLOCK, GRADIENTS, expression
 from .products import FixedProduct
@@ -161,9 +162,7 @@ def lengths(count):
 @contextmanager
 def leased(steps, count):
     """A runner that is prepared for so many steps; None, where these are to be launched one by one."""
-    from cupy.cuda import Device
-
-    device = Device().id
+    device = current()
     if not steps.bytes_for(count) or device in _failed or not blas.loaded() or is_captured():
         yield None
         return

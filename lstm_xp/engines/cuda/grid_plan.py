@@ -45,13 +45,6 @@ MESSAGE, LOOK, CELLS = 0.5e-6, 0.5e-6, 0.4e-6
 CACHE_RATE, SHARED_RATE = 4e10, 2e11
 
 
-class Chip(NamedTuple):
-    """What a device has."""
-
-    processors: int
-    shared_bytes: int  # that one block can have
-
-
 class Pass(NamedTuple):
     """One direction: which kernel, and which block has what."""
 
@@ -172,7 +165,7 @@ def plan(dtype, precision, N, H, chip):
     N, H : int
         Rows and units, at least 1.
     chip : Chip
-        What the device has.
+        What the device has (`device.py`): its processors, and the shared memory of a block.
     """
     found = []
     for kernel, product in zip(KERNELS, _products(dtype, precision), strict=True):

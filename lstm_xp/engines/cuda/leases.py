@@ -7,6 +7,7 @@ import threading
 from contextlib import contextmanager
 
 from .capture import is_captured
+from .device import current
 from .memory import cuda
 
 # Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
@@ -25,7 +26,7 @@ def leased(steps, make):
     if is_captured():
         yield make(steps)
         return
-    key = cuda().Device().id, threading.get_ident(), cuda().get_current_stream().ptr, steps
+    key = current(), threading.get_ident(), cuda().get_current_stream().ptr, steps
     with _lock:
         found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
         if found:

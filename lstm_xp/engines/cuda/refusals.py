@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from .device import chip
+
 # Compute capability, times ten, from which on cuBLAS multiplies a dtype as it is needed here.
 LEAST = {"float16": 75, "bfloat16": 80, "float32": 75, "float64": 75}
 # Kernels and cuBLAS count in 32 bits.
@@ -17,14 +19,14 @@ def refusal(problem, dtypes, least=0):
         return f"it needs CuPy arrays, these are {problem.array_library}'s"
     if problem.dtype not in dtypes:
         return f"it computes {', '.join(dtypes)}, not {problem.dtype}"
-    if least and (found := int(problem.device.compute_capability)) < least:
+    if least and (found := chip(problem.device.id).capability) < least:
         return f"it needs compute capability {least / 10}, this device has {found / 10}"
     return ""
 
 
 def of_products(problem):
     """Why stages one and three, which are products by cuBLAS, cannot be had; "" if they can."""
-    least, found = LEAST[problem.dtype], int(problem.device.compute_capability)
+    least, found = LEAST[problem.dtype], chip(problem.device.id).capability
     if found < least:
         return f"{problem.dtype} needs compute capability {least / 10}, this device has {found / 10}"
     N, T, D, H = problem.N, problem.T, problem.D, problem.H

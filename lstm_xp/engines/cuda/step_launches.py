@@ -13,6 +13,7 @@ waits for the end of the one before.
 
 from . import kernels, programmatic
 from .capture import captured, capturing, is_captured
+from .device import chip, current
 from .memory import strided
 from .plan import CLUSTERS
 
@@ -100,11 +101,11 @@ class Runner:
 
     def _may_be_programmatic(self):
         """Whether steps may, and should, on the current device; ordinary launches are always right."""
-        from cupy.cuda import Device, get_current_stream
+        from cupy.cuda import get_current_stream
 
-        if self.steps.seconds(Device().attributes["MultiProcessorCount"]) > EARLY[self.steps.product]:
+        device = current()
+        if self.steps.seconds(chip(device).processors) > EARLY[self.steps.product]:
             return False
-        device = Device().id
         if device not in _programmatic and not get_current_stream().is_capturing():
             _programmatic[device] = self._can_be_programmatic()
         return _programmatic.get(device, False)
