@@ -7,10 +7,8 @@ does not matter how many of them run at once. Between calls, nothing is kept.
 On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 and 2.6 at 512 with TF32, forward and
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA
-units ('ieee'), as TF32 ('tf32'), or as three products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes
-its products NaN).
+Half types: see `cuda/whole.py`. float32: products on FMA units ('ieee'), as TF32 ('tf32'), or as three products of TF32
+('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
 """
 
 from functools import cache, lru_cache

@@ -6,9 +6,7 @@ exception is Wh in float32, for the backward pass of float16. Graphs (`cuda/chun
 between calls; that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current
 stream, in order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
-half type.
+Half types: see `cuda/whole.py`. Beside da of float16, which is float32, Wh is widened.
 """
 
 from ..checks import dtype_name

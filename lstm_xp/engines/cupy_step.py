@@ -5,9 +5,7 @@ steps are launched. Wh is packed once per call into the order in which the kerne
 to the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is
 bounded, and belongs to one thread and stream at a time (`cuda/leases.py`).
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked
-for as IEEE is computed on FMA units.
+Half types: see `cuda/whole.py`. What of float32 is asked for as IEEE is computed on FMA units.
 """
 
 from ..checks import dtype_name

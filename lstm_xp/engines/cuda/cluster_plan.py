@@ -10,8 +10,9 @@ from math import ceil
 from typing import NamedTuple
 
 from ...checks import itemsize
+from . import plan as steps
 from .kernels import expression
-from .plan import CHUNK_BYTES, GATES, PRODUCTS, ROWS
+from .plan import CHUNK_BYTES, GATES, ROWS, kind
 
 FILES = "mma.cuh", "cluster.cuh", "cluster_product.cuh", "cluster.cu"
 KERNELS = "cluster_forward", "cluster_backward"
@@ -32,7 +33,9 @@ MOST_PIECES = 36
 THREADS = {52: 512, 96: 384, 204: 256}
 
 BARRIER_BYTES = 16
-ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
+# As of single steps, and 'tf32x3'.
+PRODUCTS = steps.PRODUCTS | {("float32", "tf32x3"): ("Tf32x3", "Tf32x3")}
+ITEM_BYTES = steps.ITEM_BYTES | {"Tf32x3": 4}
 
 
 class Costs(NamedTuple):
@@ -228,9 +231,7 @@ def _fitting(dtype, precision, N, H):
 
 def products(dtype, precision):
     """Of the forward and the backward pass."""
-    if dtype == "float32" and precision == "tf32x3":
-        return "Tf32x3", "Tf32x3"
-    return PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
+    return PRODUCTS[kind(dtype, precision)]
 
 
 def cuts(kernel, stored, product, N, H):
@@ -250,10 +251,9 @@ def cuts(kernel, stored, product, N, H):
 
 def kernels():
     """Every kernel that a plan can ask for: its C++ name -> a cut that does."""
-    keys = [*PRODUCTS, ("float32", "tf32x3")]
     every = (
         cut
-        for dtype, precision in keys
+        for dtype, precision in PRODUCTS
         for H in range(8, most_units(dtype, precision) + 1, 8)
         for found in _fitting(dtype, precision, ROWS + 1, H)
         for cut in found

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from .kernels import expression
-from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS
+from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS, kind
 
 # As in grid.cu. Threads of a warp; warps of a block; places for messages. Bytes of a line of the level-2 cache.
 LANES, WARPS, PLACES, LINE = 32, 8, 9, 128
@@ -168,7 +168,7 @@ def plan(dtype, precision, N, H, chip):
         What the device has (`device.py`): its processors, and the shared memory of a block.
     """
     found = []
-    for kernel, product in zip(KERNELS, _products(dtype, precision), strict=True):
+    for kernel, product in zip(KERNELS, PRODUCTS[kind(dtype, precision)], strict=True):
         passes = []
         for tiles in range(1, product.down + 1):
             alone = Pass(kernel, dtype, product, N, H, tiles, 1)
@@ -197,7 +197,3 @@ def expressions():
         for tiles in range(1, product.down + 1)
     )
     return tuple(part.expression for part in every)
-
-
-def _products(dtype, precision):
-    return PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]

@@ -56,7 +56,7 @@ PRODUCTS = {
     ("float32", "ieee"): ("Ieee", "Ieee"),
     ("float32", "tf32"): ("Tf32", "Tf32"),
 }
-ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
+ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}  # of a row
 
 # An estimate of a step, fitted to 2700 measured on an H200: on the mean, what it chooses takes 3 % longer there than
 # the quickest. Seconds from one kernel of a graph to the next, with what a kernel does beside its product; what it
@@ -197,9 +197,14 @@ def plan(dtype, precision, N, H, processors, clusters=True):
     return Plan(*found)
 
 
+def kind(dtype, precision):
+    """The key of PRODUCTS: of the dtypes, float32 alone has several precisions."""
+    return dtype, precision if dtype == "float32" else "ieee"
+
+
 def passes(dtype, precision, N, H, clusters=True):
     """Both directions with every tile."""
-    products = PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
+    products = PRODUCTS[kind(dtype, precision)]
     return [
         Pass(kernel, dtype, dtype, product, tile, N, H)
         for kernel, product in zip(KERNELS, products, strict=True)

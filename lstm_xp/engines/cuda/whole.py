@@ -4,6 +4,10 @@ Of a sequence of a usual size, Python takes longer than the device. So memory is
 what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
 launched by addresses. What is computed is what `sequence.py` says, which does it for larger problems; the order of the
 steps of rows of several lengths is that of `timeline.py`.
+
+Half types, where an engine says nothing else: h @ Wh multiplies them as they are, and sums in float32; backward, da of
+bfloat16 is bfloat16, too. That of float16 is float32, and is multiplied as TF32, which has its range and the digits of
+float16.
 """
 
 import sys
