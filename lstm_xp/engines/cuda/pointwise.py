@@ -1,5 +1,7 @@
 """The kernels of `pointwise.cu`: the cell of one step, for all units at once."""
 
+from functools import cache
+
 import numpy as np
 
 from ...checks import COMPUTE_DTYPE
@@ -14,6 +16,7 @@ GRADIENTS = (
 )  # fmt: skip
 
 
+@cache  # asked for at each step of a stream
 def expression(kernel, states, *others):
     """A kernel's C++ name: its types are S and W, of states and what is computed with; backward A, too, that of da."""
     return kernels.expression(kernel, states, COMPUTE_DTYPE[states], *others)
