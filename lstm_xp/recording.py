@@ -26,12 +26,12 @@ class Recorded:
         else:
             from cupy.cuda import get_current_stream
 
-            from .engines.cuda import grid
+            from .engines.cuda import device, grid
 
-            if grid.device() != self._device:
+            if device.current() != self._device:
                 raise ValueError(
                     f"a call that was recorded on cuda:{self._device} can only be replayed where that device is "
-                    f"current; it is cuda:{grid.device()}. Call it inside of: with cupy.cuda.Device({self._device})."
+                    f"current; it is cuda:{device.current()}. Call it inside of: with cupy.cuda.Device({self._device})."
                 )
             grid.check("recorded")
             self._graph.launch(get_current_stream())
@@ -111,11 +111,12 @@ def _captured(call):
     """The current device's number, what stands for the memory of a call, its graph, and its result."""
     from cupy.cuda import MemoryPool
 
-    from .engines.cuda import blas, grid
+    from .engines.cuda import blas
+    from .engines.cuda.device import current
 
     _give_back()
     blas.prepare()
-    device, pool = grid.device(), MemoryPool()
+    device, pool = current(), MemoryPool()
     memory = _Memory(device, pool)  # after an error it goes with that: later than what lies in the pool
     return device, memory, *_captured_in(pool, call)
 
@@ -123,12 +124,12 @@ def _captured(call):
 def _captured_in(pool, call):
     from cupy.cuda import Stream, get_current_stream, runtime, using_allocator
 
-    from .engines.cuda import replay
+    from .engines.cuda import capture
 
     stream = Stream(non_blocking=True)
     stream.wait_event(get_current_stream().record())
-    with using_allocator(pool.malloc), stream, replay.capturing:
-        with replay.as_captured():
+    with using_allocator(pool.malloc), stream, capture.capturing:
+        with capture.as_captured():
             call()  # what is compiled or loaded
         stream.synchronize()
         held = pool.total_bytes()
@@ -167,12 +168,12 @@ def _give_back():
     """
     from cupy.cuda import Device
 
-    from .engines.cuda import replay
+    from .engines.cuda import capture
 
     if not _freeing.acquire(blocking=False):
         return
     try:
-        if replay.is_captured() or not replay.capturing.acquire(blocking=False):
+        if capture.is_captured() or not capture.capturing.acquire(blocking=False):
             return
         try:
             for place in list(_left):
@@ -183,6 +184,6 @@ def _give_back():
                 if unused:
                     _left.remove(place)
         finally:
-            replay.capturing.release()
+            capture.capturing.release()
     finally:
         _freeing.release()

@@ -31,8 +31,8 @@ from lstm_xp.engines.cuda import (
     kernels,
     plan,
     pointwise,
-    replay,
     stages,
+    step_launches,
     whole,
 )
 from lstm_xp.libraries import LIBRARIES, Missing, open_library
@@ -127,7 +127,7 @@ def kernels_on_cpu(request, tmp_path_factory):
     if cuda_on_cpu.COMPILER is None:
         _absent(request.config, "g++", "g++ is not installed")
     parts = {
-        "steps": ((*pointwise.FILES, *replay.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())),
+        "steps": ((*pointwise.FILES, *step_launches.FILES), (*pointwise.EXPRESSIONS, *plan.expressions())),
         "stages": ((*stages.FILES, *whole.FILES), (*stages.EXPRESSIONS, *whole.EXPRESSIONS)),
         "chunks": (chunks.FILES, ("fill_chunk", *chunks.EXPRESSIONS)),
         "clusters": (cluster_plan.FILES, cluster_plan.expressions()),

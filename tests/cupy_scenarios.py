@@ -19,7 +19,7 @@ from problems import GRADIENTS, random_problem, reference, rounded, run
 
 from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, recording, testing
 from lstm_xp.checks import Problem
-from lstm_xp.engines.cuda import replay
+from lstm_xp.engines.cuda import leases
 from lstm_xp.libraries import open_library
 
 ORDERS = (
@@ -71,7 +71,7 @@ def every_engine():
         for dtype in open_library("cupy").dtypes():
             for precision in ("ieee", "tf32"):
                 sizes = Problem("cupy", dtype, Device(), 3, 40, 5, 33, True, precision)
-                if engines.load(engine).refuses(sizes):
+                if engines.load(engine, precision).refuses(sizes):
                     continue
                 for order in ORDERS:
                     launched = sequence(dtype, engine, precision, **order)
@@ -282,7 +282,7 @@ def streams():
                 sequence("float32", engine)
                 seen = {launch[3] for launch in MACHINE.launches} | {one["stream"] for one in MACHINE.products}
                 found[f"{name}, {engine}"] = [sorted(seen), cp.cuda.get_current_stream().ptr]
-    return {"streams": found, "kept": len(replay._idle)}
+    return {"streams": found, "kept": len(leases._idle)}
 
 
 def second_device():

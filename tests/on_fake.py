@@ -8,8 +8,21 @@ from test_engines import BACKWARD, run_engine
 
 from lstm_xp import recording
 from lstm_xp.checks import COMPUTE_DTYPE, Problem
-from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
-from lstm_xp.engines.cuda import blas, choice, chunks, grid, kernels, products, replay, stages, whole
+from lstm_xp.engines import cupy_cluster, cupy_rows
+from lstm_xp.engines.cuda import (
+    blas,
+    choice,
+    chunks,
+    device,
+    grid,
+    kernels,
+    leases,
+    products,
+    refusals,
+    stages,
+    step_launches,
+    whole,
+)
 from lstm_xp.libraries import Library
 from lstm_xp.testing import limit, relative_error
 
@@ -47,11 +60,10 @@ def problem(machine, dtype="float32", library="cupy", precision="ieee", **sizes)
 def forget():
     """What is kept of a fake CuPy is kept for no other."""
     of_devices = (
-        cupy_fused.obstacle,
-        cupy_step._chip,
+        refusals.obstacle,
         cupy_cluster._kernel,
         cupy_cluster._launches,
-        cupy_grid._chip,
+        device.chip,
         cupy_rows._launch,
         stages.arranging,
         products._settled,
@@ -63,7 +75,7 @@ def forget():
     for kept in (kernels._module, kernels.function, *of_devices):
         kept.cache_clear()
     recording._left.clear()
-    for keeping in (replay, blas, chunks, choice):
+    for keeping in (leases, step_launches, blas, chunks, choice):
         keeping.forget()
 
 

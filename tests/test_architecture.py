@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,22 @@ def test_imports_go_one_way(file):
     inner = {name.split(".")[1] for name in imports(file) if name.startswith("lstm_xp.") and name.count(".") >= 1}
     inner = {name for name in inner if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()}
     assert inner <= allowed
+
+
+def test_no_engine_for_cupy_imports_another():
+    every = {f"lstm_xp.engines.{name}" for name in engines.names()}
+    for name in engines.ENGINES["cupy"]:
+        assert not every & set(imports(PACKAGE / "engines" / f"{name}.py")), name
+
+
+def test_what_engines_for_cuda_are_made_of_has_an_order():
+    """No two of these files import each other, not even by a third."""
+    folder = PACKAGE / "engines" / "cuda"
+    names = {file.stem for file in folder.glob("*.py")}
+    parts = {name: [found.split(".")[3:] for found in imports(folder / f"{name}.py")] for name in names}
+    used = {name: {part[0] for part in found if part} & names for name, found in parts.items()}
+    assert used["products"] >= {"blas", "capture"}
+    tuple(TopologicalSorter(used).static_order())  # raises where there is a cycle
 
 
 @modules

@@ -7,7 +7,18 @@ import nvrtc as compiler
 import pytest
 
 from lstm_xp.engines import cupy_rows
-from lstm_xp.engines.cuda import chunks, cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay, stages, whole
+from lstm_xp.engines.cuda import (
+    chunks,
+    cluster_plan,
+    grid,
+    grid_plan,
+    kernels,
+    plan,
+    pointwise,
+    stages,
+    step_launches,
+    whole,
+)
 
 # Compute capabilities, times ten, of all generations from Turing to Blackwell; NVRTC may be too old or new for some.
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -20,7 +31,7 @@ POINTWISE = kernels.source(*pointwise.FILES), pointwise.EXPRESSIONS
 STAGES = kernels.source(*stages.FILES), stages.EXPRESSIONS
 WHOLE = kernels.source(*whole.FILES), whole.EXPRESSIONS
 CHUNK = kernels.source(*chunks.FILES), ("fill_chunk", *chunks.EXPRESSIONS)
-STEP = {clusters: (kernels.source(*replay.FILES), plan.expressions(clusters)) for clusters in (False, True)}
+STEP = {clusters: (kernels.source(*step_launches.FILES), plan.expressions(clusters)) for clusters in (False, True)}
 ROWS = kernels.source(*cupy_rows.FILES), cupy_rows.every_expression()
 GRID = kernels.source(*grid.FILES), grid_plan.expressions()
 of_pointwise = pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from lstm_xp.engines import cupy_cluster
 from lstm_xp.engines.cuda import cluster_plan as plans
 from lstm_xp.engines.cuda import kernels
 from lstm_xp.engines.cuda.cluster_plan import Plan, plan
-from lstm_xp.engines.cuda.plan import TYPES
 from lstm_xp.testing import limit, relative_error
 
 KEYS = [
@@ -43,7 +42,7 @@ def cut_as(monkeypatch, blocks, tiles=1):
     def cut(dtype, precision, N, H, processors):
         found = []
         for kernel, product in zip(plans.KERNELS, plans.products(dtype, precision), strict=True):
-            every = list(plans.cuts(kernel, TYPES[dtype], product, N, H))
+            every = list(plans.cuts(kernel, dtype, product, N, H))
             least = 4 if kernel == "cluster_backward" else 1
             found += [part for part in every if (part.blocks, part.tiles) == (max(blocks, least), tiles)]
         assert len(found) == 2
@@ -66,7 +65,7 @@ def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles,
     if tiles == 2 and precision != "tf32" and dtype == "float32":
         pytest.skip("it is planned for one tile alone")
     cut_as(monkeypatch, blocks, tiles)
-    values, engine, found = engine_problem(3, 3 if H > 200 else 19, H), cupy_cluster.at(precision), {}
+    values, engine, found = engine_problem(3, 3 if H > 200 else 19, H), engines.load("cupy_cluster", precision), {}
     arrays = arrays_of(LIB, values, dtype)
     for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
         machine = machine_of(monkeypatch, compiled)
@@ -90,7 +89,7 @@ def test_every_cut(monkeypatch, kernels_on_cpu, dtype, precision, blocks, tiles,
 def test_the_largest(machine, dtype, H):
     """All that a cluster of 16 blocks can hold."""
     machine.seed, values = 1, engine_problem(2, 1, H)
-    agree(run_engine(cupy_cluster, arrays_of(LIB, values, dtype)), run_engine("array_api", rounded_as(values, dtype)),
+    agree(run_engine("cupy_cluster", arrays_of(LIB, values, dtype)), run_engine("array_api", rounded_as(values, dtype)),
           dtype, 2)  # fmt: skip
     cuts = plan(dtype, "ieee", 1, H, 132)
     assert [call[1] for call in machine.calls] == [cut.expression.partition("<")[2][:-1] for cut in cuts]
@@ -101,9 +100,9 @@ def test_the_largest(machine, dtype, H):
 def test_the_same_bits_in_any_order_of_threads_and_messages(monkeypatch, machine, precision, T):
     cut_as(monkeypatch, 4)
     arrays = arrays_of(LIB, engine_problem(T, 9, 40), "float32")
-    expected = plain(run_engine(cupy_cluster.at(precision), arrays))
+    expected = plain(run_engine(engines.load("cupy_cluster", precision), arrays))
     for machine.seed in range(1, 9):
-        found = plain(run_engine(cupy_cluster.at(precision), arrays))
+        found = plain(run_engine(engines.load("cupy_cluster", precision), arrays))
         assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
@@ -136,7 +135,7 @@ PLANTED = {
 
 
 def kernels_with(blocks):
-    every = (cut for kernel in plans.KERNELS for cut in plans.cuts(kernel, "float", "Tf32", 8, UNITS[blocks]))
+    every = (cut for kernel in plans.KERNELS for cut in plans.cuts(kernel, "float32", "Tf32", 8, UNITS[blocks]))
     return [cut.expression for cut in every if cut.blocks == max(blocks, 4 if cut.backward else 1)]
 
 
@@ -155,13 +154,13 @@ def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors,
     values = engine_problem(6, 9, UNITS[blocks])
     values["h0"][0, 3] = np.inf
     arrays = arrays_of(LIB, values, "float32")
-    right = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+    right = plain(run_engine(engines.load("cupy_cluster", "tf32"), arrays))
     machine.compiled, with_errors.chosen = with_errors, list(PLANTED).index(planted)
 
     def is_seen(seed):
         machine.seed = seed
         try:
-            found = plain(run_engine(cupy_cluster.at("tf32"), arrays))
+            found = plain(run_engine(engines.load("cupy_cluster", "tf32"), arrays))
         except AssertionError:
             return True
         return any(not same_bits(found[name], right[name]) for name in right)
@@ -170,7 +169,7 @@ def test_an_error_in_the_source_would_be_seen(monkeypatch, machine, with_errors,
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
-    agree_in_any_company(cupy_cluster, arrays_of(LIB, engine_problem(2, 20, 40), "float32"), slice(3, 11))
+    agree_in_any_company("cupy_cluster", arrays_of(LIB, engine_problem(2, 20, 40), "float32"), slice(3, 11))
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32"])
@@ -180,7 +179,7 @@ def test_padded_units_keep_infinite_states_to_themselves(monkeypatch, machine, p
     values = engine_problem(4, 3, 5)
     values["h0"][0, 0] = np.inf
     values["Wh"] = np.abs(values["Wh"]) + 0.1
-    found = plain(run_engine(cupy_cluster.at(precision), arrays_of(LIB, values, "float32"), keep=False))
+    found = plain(run_engine(engines.load("cupy_cluster", precision), arrays_of(LIB, values, "float32"), keep=False))
     with np.errstate(invalid="ignore"):
         expected = run_engine("array_api", rounded_as(values, "float32"), keep=False)
     assert np.all(np.isfinite(found["h"]))
@@ -189,22 +188,23 @@ def test_padded_units_keep_infinite_states_to_themselves(monkeypatch, machine, p
 
 def test_three_products_of_tf32_are_nearly_ieee(machine):
     arrays = arrays_of(LIB, engine_problem(3, 4, 60), "float32")
-    exact, coarse, three = (plain(run_engine(cupy_cluster.at(p), arrays))["h"] for p in ("ieee", "tf32", "tf32x3"))
+    every = (engines.load("cupy_cluster", precision) for precision in ("ieee", "tf32", "tf32x3"))
+    exact, coarse, three = (plain(run_engine(engine, arrays))["h"] for engine in every)
     assert np.max(np.abs(coarse - exact)) > 100 * np.max(np.abs(three - exact)) > 0
 
 
 def test_a_pass_is_one_launch(machine):
-    run_engine(cupy_cluster, arrays_of(LIB, engine_problem(7, 4, 6), "float32"))
+    run_engine("cupy_cluster", arrays_of(LIB, engine_problem(7, 4, 6), "float32"))
     assert [call[0] for call in machine.calls] == list(plans.KERNELS)
 
 
 def test_memory_is_what_is_returned(machine):
     """No workspace is kept between calls."""
     arrays = arrays_of(LIB, engine_problem(5, 4, 6), "float32")
-    run_engine(cupy_cluster, arrays)
+    run_engine("cupy_cluster", arrays)
     held = machine.used()
     for _ in range(3):
-        run_engine(cupy_cluster, arrays)
+        run_engine("cupy_cluster", arrays)
     assert machine.used() == held
 
 
@@ -216,7 +216,7 @@ def test_large_clusters_are_allowed_on_every_device(monkeypatch, kernels_on_cpu)
         arrays = arrays_of(LIB, engine_problem(2, 3, 130), "float32")
         for array in arrays.values():
             array.place = device
-        run_engine(cupy_cluster, arrays)
+        run_engine("cupy_cluster", arrays)
     forget()
 
 
@@ -266,7 +266,7 @@ def test_clusters_grow_with_h_and_rows_with_n():
     assert small.blocks < large.blocks == 16
     assert plan("bfloat16", "ieee", 4, 64, 132).forward.tiles == 1
     assert plan("float32", "tf32", 64, 512, 132).forward.tiles == 2
-    kept = {"float16": ["float16", "float", "float16", "float16"], "bfloat16": ["bfloat16"] * 4}
+    kept = {"float16": ["float16", "float32", "float16", "float16"], "bfloat16": ["bfloat16"] * 4}
     for dtype, expected in kept.items():
         cuts = *plan(dtype, "ieee", 1, 512, 132), *plan(dtype, "ieee", 1, 768, 132)
         assert [part.kept for part in cuts] == expected
@@ -280,7 +280,7 @@ def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
     machine = machine_of(monkeypatch, processors=100)
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_cluster", problem(machine)).name == "cupy_cluster"
-    assert "proved" in cupy_cluster.declines(problem(machine))
+    assert "proved" in engines.load("cupy_cluster").declines(problem(machine))
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
@@ -305,7 +305,8 @@ def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
 )
 def test_what_it_refuses(monkeypatch, capability, options, reason):
     machine = machine_of(monkeypatch, capability=capability)
-    assert reason in cupy_cluster.refuses(problem(machine, **options))
+    asked = problem(machine, **options)
+    assert reason in engines.load("cupy_cluster", asked.precision).refuses(asked)
     with pytest.raises(EngineError, match="cupy_cluster"):
         engines.choose("cupy_cluster", problem(machine, **options))
 
@@ -315,4 +316,5 @@ def test_what_it_does_not_refuse(monkeypatch, capability):
     machine = machine_of(monkeypatch, capability=capability)
     for dtype, precision in KEYS:
         largest = 512 if dtype == "float32" else 768
-        assert cupy_cluster.refuses(problem(machine, dtype, precision=precision, H=largest)) == ""
+        asked = problem(machine, dtype, precision=precision, H=largest)
+        assert engines.load("cupy_cluster", precision).refuses(asked) == ""

@@ -15,8 +15,8 @@ from on_fake import LIB, agree, forget, machine_of, plain
 from problems import backward, compare, forward, orders, random_problem, reference, rounded, run, same_bits
 from test_engines import BACKWARD, SIZES, arrays_of, engine_problem, rounded_as, run_engine
 
-from lstm_xp import recording
-from lstm_xp.engines import cupy_cluster, cupy_fused, cupy_grid, cupy_rows, cupy_step
+from lstm_xp import engines, recording
+from lstm_xp.engines import cupy_rows
 from lstm_xp.engines.cuda import memory
 from lstm_xp.records import SequenceCache
 from lstm_xp.testing import assert_close
@@ -33,11 +33,12 @@ CALLS = {
 }
 
 
-@pytest.fixture(params=[cupy_fused, cupy_step, cupy_cluster, cupy_grid, cupy_rows], ids=lambda engine: engine.name)
+@pytest.fixture(params=["cupy_fused", "cupy_step", "cupy_cluster", "cupy_grid", "cupy_rows"])
 def cuda_engine(request):
-    if request.param is not cupy_fused and request.node.callspec.params.get("dtype") == "float64":
-        pytest.skip(f"{request.param.name}: it does not compute float64")
-    if request.param is cupy_rows and request.node.callspec.params.get("sizes", (0,))[-1] > cupy_rows.UNITS[-1]:
+    """Its name."""
+    if request.param != "cupy_fused" and request.node.callspec.params.get("dtype") == "float64":
+        pytest.skip(f"{request.param}: it does not compute float64")
+    if request.param == "cupy_rows" and request.node.callspec.params.get("sizes", (0,))[-1] > cupy_rows.UNITS[-1]:
         pytest.skip("cupy_rows: H is too large")
     yield request.param
     forget()
@@ -193,9 +194,9 @@ def test_no_array_handed_in_or_out_is_written_to_later(cuda_engine, machine, dty
 
 def test_tf32_is_another_result(cuda_engine, machine):
     arrays = arrays_of(LIB, engine_problem(3, 4, 60), "float32")
-    exact, coarse = (plain(run_engine(cuda_engine.at(precision), arrays)) for precision in ("ieee", "tf32"))
+    exact, coarse = (plain(run_engine(engines.load(cuda_engine, precision), arrays)) for precision in ("ieee", "tf32"))
     difference = np.max(np.abs(exact["h"] - coarse["h"]))
-    if cuda_engine is cupy_rows:  # whose other stages alone have several
+    if cuda_engine == "cupy_rows":  # whose other stages alone have several
         assert difference == 0
     else:
         assert 1e-6 < difference < 1e-2
@@ -216,7 +217,7 @@ def whole(cuda_engine, at_once=True, precision="ieee"):
     names = "forward", "backward", "inputs", "weight_gradients", "product"
     if at_once:
         names += "sequence", "gradients_suit", "sequence_gradients"
-    parts = {name: taking(getattr(cuda_engine.at(precision), name)) for name in names}
+    parts = {name: taking(getattr(engines.load(cuda_engine, precision), name)) for name in names}
     return SimpleNamespace(name="fake", refuses=lambda problem: "", declines=lambda problem: "", **parts)
 
 
@@ -233,7 +234,7 @@ def test_whole_sequences(cuda_engine, each_machine, order, dtype, at_once):
     if at_once:
         beside = {"factors"} | ({"rounded"} if dtype in ("float16", "bfloat16") else set())
         beside |= {"saturate", "restore", "last", "enter", "straight"} if "lengths" in order else set()
-    assert {call[0] for call in each_machine.calls} == CALLS[cuda_engine.name] | beside
+    assert {call[0] for call in each_machine.calls} == CALLS[cuda_engine] | beside
     each_machine.used()
 
 
@@ -257,7 +258,7 @@ def test_recorded_calls(cuda_engine, machine, training):
     for name, v in plain(result).items():
         # cupy_fused launches its steps one by one there, whose sums are in another order.
         assert_close(v, expected[name], steps=12, name=name, kind="gradient")
-        assert cuda_engine is cupy_fused or same_bits(v, expected[name]), name
+        assert cuda_engine == "cupy_fused" or same_bits(v, expected[name]), name
         assert not same_bits(v, before[name]), name
     machine.used()
 
@@ -298,7 +299,7 @@ def test_the_device_of_the_arrays_is_made_current(cuda_engine, monkeypatch, kern
         assert same_bits(np.array(np.asarray(result)), expected[name]), name
         assert result.device is machine.devices[1], name
     assert machine.current == [machine.devices[0]]
-    assert len(machine.handles) == (2 if cuda_engine is cupy_fused else 0)
+    assert len(machine.handles) == (2 if cuda_engine == "cupy_fused" else 0)
 
 
 def test_several_threads_at_once(cuda_engine, machine):
@@ -320,17 +321,18 @@ def test_several_threads_at_once(cuda_engine, machine):
         thread.join()
     for one, other in zip(found, expected, strict=True):
         assert all(same_bits(one[name], other[name]) for name in other)
-    assert len(machine.handles) == (5 if cuda_engine is cupy_fused else 0)
+    assert len(machine.handles) == (5 if cuda_engine == "cupy_fused" else 0)
 
 
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 def test_too_little_memory_is_said_and_nothing_leaks(cuda_engine, monkeypatch, kernels_on_cpu, pass_):
     machine = machine_of(monkeypatch, kernels_on_cpu, processors=PROCESSORS)
     arrays = arrays_of(LIB, engine_problem(50, 20, 30), "float32")
-    h, _, c, gates = cuda_engine.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=True)
+    engine = engines.load(cuda_engine)
+    h, _, c, gates = engine.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=True)
     runs = {
-        "forward": lambda: cuda_engine.forward(arrays["a"], arrays["h0"], arrays["c0"], arrays["Wh"], keep=True),
-        "backward": lambda: cuda_engine.backward(arrays["dh"], None, None, gates, c, arrays["c0"], arrays["Wh"]),
+        "forward": lambda: engine.forward(arrays["a"], arrays["h0"], arrays["c0"], arrays["Wh"], keep=True),
+        "backward": lambda: engine.backward(arrays["dh"], None, None, gates, c, arrays["c0"], arrays["Wh"]),
     }
     runs[pass_]()  # everything that is handed in has been seen
     held = machine.used()
@@ -347,7 +349,7 @@ def test_too_little_memory_is_said_and_nothing_leaks(cuda_engine, monkeypatch, k
         left.add(machine.used())
     assert len(left) == 1
     assert max(left) <= held  # what is kept for later calls is given up
-    assert told.startswith(f"{cuda_engine.name}: {'h' if pass_ == 'forward' else 'da'}")
+    assert told.startswith(f"{cuda_engine}: {'h' if pass_ == 'forward' else 'da'}")
     assert told.endswith("a smaller batch needs less, or training=False where no gradients are wanted.")
     assert "\n" not in told
     machine.memory = fake_cupy.MEMORY

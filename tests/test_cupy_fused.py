@@ -12,10 +12,11 @@ from problems import rounded, same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines
-from lstm_xp.engines import array_api, cupy_fused
-from lstm_xp.engines.cuda import blas, chunks, replay
+from lstm_xp.engines import array_api
+from lstm_xp.engines.cuda import blas, capture, chunks, leases
 from lstm_xp.testing import assert_close
 
+ENGINE = engines.load("cupy_fused")
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 IEEE, PEDANTIC, DOUBLE, TF32 = 68, 69, 70, 77
@@ -33,7 +34,7 @@ def test_h_is_the_float32_result_rounded_to_nearest_even(machine, dtype):
     values = engine_problem(1, 500, 1000)
     values |= {name: 0 * values[name] for name in ("h0", "Wh")}
     narrow, wide = (arrays_of(LIB, values, given) for given in (dtype, "float32"))
-    half, full = (run_engine(cupy_fused, given, keep=False)["h"] for given in (narrow, wide))
+    half, full = (run_engine("cupy_fused", given, keep=False)["h"] for given in (narrow, wide))
     expected = np.asarray(full).astype(half.dtype)
     assert same_bits(np.array(np.asarray(half)), expected)
     below = np.asarray(full).view(np.uint32) & 0xFFFF
@@ -41,7 +42,7 @@ def test_h_is_the_float32_result_rounded_to_nearest_even(machine, dtype):
 
 
 def test_a_step_is_one_product_and_one_kernel(machine):
-    run_engine(cupy_fused, arrays_of(LIB, engine_problem(7, 4, 6), "float32"))
+    run_engine("cupy_fused", arrays_of(LIB, engine_problem(7, 4, 6), "float32"))
     found = [call[0] for call in machine.calls]
     assert found == ["gemmEx", "cell_forward"] * 7 + ["cell_backward", "gemmEx"] * 7
     assert len(machine.modules) == 1
@@ -61,7 +62,7 @@ def test_a_step_is_one_product_and_one_kernel(machine):
 def test_the_precision_of_products(machine, dtype, precision, math_mode, expected):
     machine.math_mode = math_mode
     arrays = arrays_of(LIB, engine_problem(2, 4, 6), dtype)
-    engine = cupy_fused.at(precision)
+    engine = engines.load("cupy_fused", precision)
     run_engine(engine, arrays)
     engine.product(arrays["h0"], arrays["Wh"])
     assert {call[1] for call in machine.calls if call[0] == "gemmEx"} == {expected}
@@ -71,7 +72,7 @@ def test_the_precision_of_products(machine, dtype, precision, math_mode, expecte
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_types_are_summed_in_float32(machine, dtype):
     """Forward from the half types themselves, backward from float32 or bfloat16."""
-    run_engine(cupy_fused, arrays_of(LIB, engine_problem(2, 4, 6), dtype))
+    run_engine("cupy_fused", arrays_of(LIB, engine_problem(2, 4, 6), dtype))
     assert {call[1] for call in machine.calls if call[0] == "gemmEx"} == {IEEE}
 
 
@@ -98,12 +99,12 @@ def test_products(machine, sizes, layout, dtype):
         return part
 
     for left, right in ((laid_out(A), B), (A, laid_out(B)), (laid_out(A), laid_out(B))):
-        found = cupy_fused.product(left, right)
+        found = ENGINE.product(left, right)
         assert_close(np.asarray(found), expected, like=np.asarray(A), kind="gradient")
-    turned = cupy_fused.product(laid_out(B).T, laid_out(A).T)
+    turned = ENGINE.product(laid_out(B).T, laid_out(A).T)
     assert_close(np.asarray(turned), expected.T, like=np.asarray(A), kind="gradient")
     bias = LIB.asarray(np.arange(sizes[2]), dtype)
-    found = cupy_fused.product(laid_out(A), B, bias)
+    found = ENGINE.product(laid_out(A), B, bias)
     assert_close(np.asarray(found), expected + np.asarray(bias), like=np.asarray(A), kind="gradient")
 
 
@@ -123,7 +124,7 @@ def test_a_step_of_a_stream(machine, dtype, bias):
     if not bias:
         arrays["b"] = None
     before = {name: np.array(np.asarray(v)) for name, v in arrays.items() if v is not None}
-    next_h, next_c = cupy_fused.step(**arrays)
+    next_h, next_c = ENGINE.step(**arrays)
     for name, found, expected in (("h", next_h, h[0]), ("c", next_c, c)):
         assert_close(np.asarray(found), expected, like=np.asarray(arrays["x"]), name=name)
     assert all(same_bits(np.array(np.asarray(arrays[name])), v) for name, v in before.items())
@@ -137,20 +138,20 @@ def test_the_stride_along_a_side_of_one_is_any(machine, stride):
     odd_column = np.lib.stride_tricks.as_strided(column, (7, 1), (4, stride), subok=True)
     odd_row = np.lib.stride_tricks.as_strided(row, (1, 7), (stride, 4), subok=True)
     for left, right in ((odd_column, row), (column, odd_row), (odd_row.T, odd_column.T)):
-        assert_close(np.asarray(cupy_fused.product(left, right)), np.asarray(left) @ np.asarray(right))
-    assert_close(np.asarray(cupy_fused.product(odd_column, odd_row)), expected)
+        assert_close(np.asarray(ENGINE.product(left, right)), np.asarray(left) @ np.asarray(right))
+    assert_close(np.asarray(ENGINE.product(odd_column, odd_row)), expected)
     out = LIB.asarray(np.zeros((7, 7)), "float32")
-    assert_close(np.asarray(cupy_fused.product(odd_row, out + 1)), np.asarray(row) @ np.ones((7, 7), np.float32))
-    assert_close(np.asarray(cupy_fused.product(out + 1, odd_column)), np.ones((7, 7), np.float32) @ np.asarray(column))
+    assert_close(np.asarray(ENGINE.product(odd_row, out + 1)), np.asarray(row) @ np.ones((7, 7), np.float32))
+    assert_close(np.asarray(ENGINE.product(out + 1, odd_column)), np.ones((7, 7), np.float32) @ np.asarray(column))
 
 
 def test_memory_is_what_is_returned(machine):
     """No workspace is kept between calls, nor grows with their number."""
     arrays = arrays_of(LIB, engine_problem(5, 4, 6), "float32")
-    run_engine(cupy_fused, arrays)
+    run_engine("cupy_fused", arrays)
     held = machine.used()
     for _ in range(3):
-        run_engine(cupy_fused, arrays)
+        run_engine("cupy_fused", arrays)
     assert machine.used() == held
 
 
@@ -163,7 +164,7 @@ def numbers_of(machine, name):
 
 def agrees(arrays, values, dtype, T, **options):
     expected = run_engine("array_api", rounded_as(values, dtype), **options)
-    agree(run_engine(cupy_fused, arrays, **options), expected, dtype, T)
+    agree(run_engine("cupy_fused", arrays, **options), expected, dtype, T)
 
 
 @pytest.mark.parametrize("compiled", [True, False], ids=["C++", "NumPy"])
@@ -175,8 +176,8 @@ def test_any_number_of_steps(monkeypatch, kernels_on_cpu, dtype, T, compiled):
     values = engine_problem(T, 3, 5)
     arrays = arrays_of(LIB, values, dtype)
     agrees(arrays, values, dtype, T)
-    kept = plain(run_engine(cupy_fused, arrays))
-    assert same_bits(plain(run_engine(cupy_fused, arrays, keep=False))["h"], kept["h"])
+    kept = plain(run_engine("cupy_fused", arrays))
+    assert same_bits(plain(run_engine("cupy_fused", arrays, keep=False))["h"], kept["h"])
     assert bool(numbers_of(machine, "graph")) == (T >= chunks.FEWEST)
     monkeypatch.setattr(blas, "loaded", lambda: None)
     machine.calls.clear()
@@ -217,12 +218,12 @@ def test_other_numbers_of_steps_and_other_arrays(machine):
 def test_two_forwards_before_one_backward(machine, dtype):
     """The second one's replays write into nothing of the first."""
     one, two = (arrays_of(LIB, engine_problem(40, 3, 5, seed), dtype) for seed in (1, 2))
-    expected = [plain(run_engine(cupy_fused, arrays)) for arrays in (one, two)]
-    kept = [cupy_fused.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
+    expected = [plain(run_engine("cupy_fused", arrays)) for arrays in (one, two)]
+    kept = [ENGINE.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
     found = []
     for arrays, (_, _, c, gates) in zip((one, two), kept, strict=True):
         gradients = arrays["dh"], arrays["dh_n"], arrays["dc_n"]
-        found.append(cupy_fused.backward(*gradients, gates, c, arrays["c0"], arrays["Wh"]))
+        found.append(ENGINE.backward(*gradients, gates, c, arrays["c0"], arrays["Wh"]))
     for results, (h, *_), right in zip(found, kept, expected, strict=True):
         assert same_bits(np.array(np.asarray(h)), right["h"])
         for name, value in zip(BACKWARD, results, strict=True):
@@ -247,12 +248,12 @@ def test_products_that_are_replayed_have_the_precision_of_the_engine(machine):
     values = engine_problem(8, 3, 5)
     for precision, compute in (("ieee", IEEE), ("tf32", TF32)):
         machine.calls.clear()
-        run_engine(cupy_fused.at(precision), arrays_of(LIB, values, "float32"))
+        run_engine(engines.load("cupy_fused", precision), arrays_of(LIB, values, "float32"))
         assert {arguments[-1] for arguments in machine.cublas.multiplied} == {compute}
         machine.cublas.multiplied.clear()
     for dtype, kinds in (("float16", {2, 0}), ("bfloat16", {14})):
         machine.cublas.multiplied.clear()
-        run_engine(cupy_fused, arrays_of(LIB, values, dtype))
+        run_engine("cupy_fused", arrays_of(LIB, values, dtype))
         assert {(arguments[7], arguments[-1]) for arguments in machine.cublas.multiplied} == {(k, IEEE) for k in kinds}
 
 
@@ -299,11 +300,11 @@ def test_what_is_kept_is_bounded(machine, monkeypatch):
     with chunks.leased(steps_of(), 8) as runner:
         assert runner.steps == steps_of()
         assert machine.used() - held == needed
-    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * needed)
+    monkeypatch.setattr(leases, "KEPT_BYTES", 2 * needed)
     for H in (5, 4, 3, 2):
         with chunks.leased(steps_of(H=H), 8) as runner:
             assert runner
-    assert [key[-1].H for key, _ in replay._idle] == [3, 2]
+    assert [key[-1].H for key, _ in leases._idle] == [3, 2]
     with chunks.leased(steps_of(H=4000), 8) as runner:
         assert runner is None  # too large to be kept: its steps take long enough
 
@@ -319,7 +320,7 @@ def test_runners_are_of_a_thread_and_a_stream_and_of_one_precision(machine):
         assert again in (first, second)
     with pytest.raises(ZeroDivisionError), chunks.leased(steps_of(N=7), 8):
         raise ZeroDivisionError
-    assert 7 not in [key[-1].N for key, _ in replay._idle]
+    assert 7 not in [key[-1].N for key, _ in leases._idle]
 
 
 def test_each_device_has_one_handle(monkeypatch, kernels_on_cpu):
@@ -339,10 +340,11 @@ def test_where_capture_fails_steps_are_launched_one_by_one(machine):
     values = engine_problem(9, 3, 5)
     machine.cublas.status = 3
     with pytest.raises(MemoryError, match="cupy_fused: h and c"):
-        run_engine(cupy_fused, arrays_of(LIB, values, "float32"))
+        run_engine("cupy_fused", arrays_of(LIB, values, "float32"))
     machine.cublas.status = 15
     with pytest.warns(RuntimeWarning, match="one by one on cuda:0, for they could not be captured: status 15"):
         agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
+    assert not leases._idle
     agrees(arrays_of(LIB, values, "float32"), values, "float32", 9)
     assert not numbers_of(machine, "graph")
 
@@ -362,12 +364,12 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
     """And none makes a handle of cuBLAS, or sets the stream of ours, while another captures."""
     count, failed, begun = 6, [], threading.Event()
     values = [engine_problem(9, 3, 5, seed) for seed in range(count)]
-    captured = replay._captured
+    captured = capture._captured
 
     def slowly(launch):
         return captured(lambda: (begun.set(), time.sleep(0.02), launch()))
 
-    monkeypatch.setattr(replay, "_captured", slowly)
+    monkeypatch.setattr(capture, "_captured", slowly)
     together = threading.Barrier(count)
 
     def work(k):
@@ -377,7 +379,7 @@ def test_threads_capture_one_after_the_other(machine, monkeypatch):
                 begun.wait(60)
             with fake_cupy.Stream(non_blocking=True):
                 arrays = arrays_of(LIB, values[k], "float32")
-                cupy_fused.product(arrays["h0"], arrays["Wh"])
+                ENGINE.product(arrays["h0"], arrays["Wh"])
                 agrees(arrays, values[k], "float32", 9)
         except BaseException as error:
             failed.append(error)
@@ -414,7 +416,7 @@ def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
     assert engines.candidates("cupy")[-2:] == ("cupy_fused", "array_api")
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_fused", problem(machine)).name == "cupy_fused"
-    assert "proved" in cupy_fused.declines(problem(machine))
+    assert "proved" in ENGINE.declines(problem(machine))
 
 
 @pytest.mark.parametrize(
@@ -429,7 +431,7 @@ def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
 )
 def test_what_it_refuses(monkeypatch, capability, options, reason):
     machine = machine_of(monkeypatch, capability=capability)
-    assert reason in cupy_fused.refuses(problem(machine, **options))
+    assert reason in ENGINE.refuses(problem(machine, **options))
     with pytest.raises(EngineError, match="cupy_fused"):
         engines.choose("cupy_fused", problem(machine, **options))
 
@@ -439,11 +441,10 @@ def test_what_it_does_not_refuse(monkeypatch, capability):
     machine = machine_of(monkeypatch, capability=capability)
     for dtype in DTYPES:
         if not (dtype == "bfloat16" and capability == "75"):
-            assert cupy_fused.refuses(problem(machine, dtype)) == ""
+            assert ENGINE.refuses(problem(machine, dtype)) == ""
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32", "tf32x3"])
 def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
     engine = engines.load("cupy_fused", precision)
-    assert engine.name == "cupy_fused"
-    assert getattr(engine, "precision", "ieee") == ("tf32" if precision == "tf32" else "ieee")
+    assert (engine.name, engine.precision) == ("cupy_fused", "tf32" if precision == "tf32" else "ieee")

@@ -1,5 +1,7 @@
 """The engine cupy_grid: what it alone does. What all engines for CuPy do is in test_cupy_engines.py."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,10 +13,12 @@ from test_engines import arrays_of, engine_problem, rounded_as, run_engine
 from lstm_xp import EngineError, engines
 from lstm_xp.engines import cupy_grid
 from lstm_xp.engines.cuda import grid, grid_plan
-from lstm_xp.engines.cuda.grid_plan import PRODUCTS, Chip, Plan, most_units, plan
+from lstm_xp.engines.cuda.grid_plan import PRODUCTS, Plan, most_units, plan
 from lstm_xp.testing import limit, relative_error
 
+ENGINE = engines.load("cupy_grid")
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
+Chip = namedtuple("Chip", ("processors", "shared_bytes"))  # of what a device has, what a plan asks for
 H200, A100, SMALL = Chip(132, 232448), Chip(108, 166912), Chip(58, 101376)
 
 
@@ -48,7 +52,7 @@ def divided(monkeypatch, tiles, replicas):
 @numbers
 def test_any_order_of_threads_gives_the_same_bits(machine, dtype, precision):
     """Several slices, replicas, chains and teams; blocks and warps that others run far ahead of."""
-    engine, values = cupy_grid.at(precision), engine_problem(4, 21, 70)
+    engine, values = engines.load("cupy_grid", precision), engine_problem(4, 21, 70)
     found = []
     for machine.seed in range(3):
         found.append(plain(run_engine(engine, arrays_of(LIB, values, dtype))))
@@ -63,7 +67,7 @@ def test_any_order_of_threads_gives_the_same_bits(machine, dtype, precision):
 def test_any_division_gives_the_same_bits(machine, monkeypatch, dtype, precision, tiles, replicas):
     if tiles > PRODUCTS[dtype, precision][0].down:
         pytest.skip("chains of that product have 8 rows")
-    engine, arrays = cupy_grid.at(precision), arrays_of(LIB, engine_problem(3, 19, 50), dtype)
+    engine, arrays = engines.load("cupy_grid", precision), arrays_of(LIB, engine_problem(3, 19, 50), dtype)
     expected = plain(run_engine(engine, arrays))
     divided(monkeypatch, tiles, replicas)
     machine.seed = 1
@@ -80,14 +84,14 @@ def test_weights_that_registers_do_not_hold(monkeypatch, kernels_on_cpu, H, dtyp
     cut = plan(dtype, precision, 1, H, Chip(52, 232448))
     assert all(part.kept_bytes for part in cut)
     values = engine_problem(2, 1, H)
-    found = plain(run_engine(cupy_grid.at(precision), arrays_of(LIB, values, dtype)))
+    found = plain(run_engine(engines.load("cupy_grid", precision), arrays_of(LIB, values, dtype)))
     agree_as(precision, found, run_engine("array_api", rounded_as(values, dtype)), dtype, 2)
 
 
 @numbers
 def test_places_for_messages_are_used_again(machine, dtype, precision):
     """Steps enough for that, twice; more chains than replicas."""
-    engine, values = cupy_grid.at(precision), engine_problem(21, 20, 40)
+    engine, values = engines.load("cupy_grid", precision), engine_problem(21, 20, 40)
     assert values["a"].shape[0] > 2 * grid_plan.PLACES
     arrays = arrays_of(LIB, values, dtype)
     machine.devices[0].attributes["MultiProcessorCount"] = 4
@@ -102,7 +106,7 @@ def test_places_for_messages_are_used_again(machine, dtype, precision):
 @numbers
 def test_a_value_of_all_bits_is_not_taken_for_a_missing_one(machine, dtype, precision):
     """It is one of many NaNs."""
-    engine, arrays = cupy_grid.at(precision), arrays_of(LIB, engine_problem(3, 3, 20), dtype)
+    engine, arrays = engines.load("cupy_grid", precision), arrays_of(LIB, engine_problem(3, 3, 20), dtype)
     right = plain(run_engine(engine, arrays))
     for name in ("h0", "dh"):
         arrays[name][..., 1, :].view(np.uint8)[...] = 0xFF
@@ -114,13 +118,13 @@ def test_a_value_of_all_bits_is_not_taken_for_a_missing_one(machine, dtype, prec
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
-    agree_in_any_company(cupy_grid, arrays_of(LIB, engine_problem(2, 20, 40), "float32"), slice(3, 11))
+    agree_in_any_company("cupy_grid", arrays_of(LIB, engine_problem(2, 20, 40), "float32"), slice(3, 11))
 
 
 @numbers
 def test_as_in_numpy(monkeypatch, kernels_on_cpu, dtype, precision):
     """The same order of sums and roundings."""
-    engine, values, found = cupy_grid.at(precision), engine_problem(3, 11, 70), []
+    engine, values, found = engines.load("cupy_grid", precision), engine_problem(3, 11, 70), []
     for compiled in (kernels_on_cpu, None):
         machine_of(monkeypatch, compiled, processors=18)
         found.append(plain(run_engine(engine, arrays_of(LIB, values, dtype))))
@@ -139,7 +143,7 @@ def test_as_in_numpy(monkeypatch, kernels_on_cpu, dtype, precision):
 @pytest.mark.parametrize("pass_", ["forward", "backward"])
 def test_a_wait_in_vain_ends(machine, monkeypatch, dtype, precision, pass_):
     """What is not NaN is right; the next call raises, and those after it are as ever."""
-    engine, arrays = cupy_grid.at(precision), arrays_of(LIB, engine_problem(6, 20, 40), dtype)
+    engine, arrays = engines.load("cupy_grid", precision), arrays_of(LIB, engine_problem(6, 20, 40), dtype)
     expected = run_engine(engine, arrays)
     states, gradients = ("dh", "dh_n", "dc_n"), ("da", "dh0", "dc0")
 
@@ -175,22 +179,22 @@ def test_a_launch_of_which_cupy_leaves_out_blocks(machine, monkeypatch):
     """It is looked at before; and should it still happen, nothing that was not computed passes for a result."""
     arrays = arrays_of(LIB, engine_problem(3, 5, 40), "float32")
     forward = arrays["h0"], arrays["c0"], arrays["Wh"]
-    _, _, c, gates = cupy_grid.forward(arrays["a"].copy(), *forward, keep=True)
+    _, _, c, gates = ENGINE.forward(arrays["a"].copy(), *forward, keep=True)
     launches = len(machine.calls)
     machine.room = 0
     grid._settled.cache_clear()  # it is asked once on each device
     with pytest.raises(
         RuntimeError, match=r"^cupy_grid: 4 blocks of 256 threads and \d+ bytes must be .* room for 0 on"
     ):
-        cupy_grid.forward(arrays["a"].copy(), *forward, keep=True)
+        ENGINE.forward(arrays["a"].copy(), *forward, keep=True)
     assert len(machine.calls) == launches
     machine.room, machine.devices[0].attributes["MultiProcessorCount"] = 1, 3
     monkeypatch.setattr(grid, "_look_for_room", lambda *launch: None)
-    found = plain(dict(enumerate(cupy_grid.forward(arrays["a"].copy(), *forward, keep=True))))
+    found = plain(dict(enumerate(ENGINE.forward(arrays["a"].copy(), *forward, keep=True))))
     assert all(np.all(np.isnan(v)) for v in found.values())
     with pytest.raises(RuntimeError, match="fewer blocks than were asked for"):
-        cupy_grid.backward(arrays["dh"], None, None, gates, c, *forward[1:])
-    found = plain(dict(enumerate(cupy_grid.backward(arrays["dh"], None, None, gates, c, *forward[1:]))))
+        ENGINE.backward(arrays["dh"], None, None, gates, c, *forward[1:])
+    found = plain(dict(enumerate(ENGINE.backward(arrays["dh"], None, None, gates, c, *forward[1:]))))
     assert all(np.all(np.isnan(v)) for v in found.values())
     with pytest.raises(RuntimeError, match="fewer blocks"):
         grid.check("cupy_grid")
@@ -284,7 +288,8 @@ def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
 )  # fmt: skip
 def test_what_it_refuses(monkeypatch, capability, options, reason):
     machine = machine_of(monkeypatch, capability=capability)
-    assert reason in cupy_grid.refuses(problem(machine, **options))
+    asked = problem(machine, **options)
+    assert reason in engines.load("cupy_grid", asked.precision).refuses(asked)
     with pytest.raises(EngineError, match="cupy_grid"):
         engines.choose("cupy_grid", problem(machine, **options))
 
@@ -292,11 +297,11 @@ def test_what_it_refuses(monkeypatch, capability, options, reason):
 def test_a_device_without_cooperative_launches(monkeypatch):
     machine = machine_of(monkeypatch)
     machine.devices[0].attributes["CooperativeLaunch"] = 0
-    assert cupy_grid.refuses(problem(machine)) == "the device has no cooperative launches"
+    assert ENGINE.refuses(problem(machine)) == "the device has no cooperative launches"
 
 
 @pytest.mark.parametrize("capability", ["80", "86", "89", "90", "100", "120"])
 def test_what_it_does_not_refuse(monkeypatch, capability):
     machine = machine_of(monkeypatch, capability=capability)
     for dtype, precision in PRODUCTS:
-        assert cupy_grid.refuses(problem(machine, dtype, precision=precision, H=1536)) == ""
+        assert engines.load("cupy_grid", precision).refuses(problem(machine, dtype, precision=precision, H=1536)) == ""

@@ -14,13 +14,13 @@ from problems import same_bits
 from test_engines import BACKWARD, arrays_of, engine_problem, rounded_as, run_engine
 
 from lstm_xp import EngineError, engines, recording
-from lstm_xp.engines import cupy_step
+from lstm_xp.engines.cuda import leases, programmatic, step_launches
 from lstm_xp.engines.cuda import plan as plans
-from lstm_xp.engines.cuda import programmatic, replay
 from lstm_xp.engines.cuda.plan import PRODUCTS, TILES, plan
 from lstm_xp.engines.cuda.programmatic import loaded
 from lstm_xp.testing import limit, relative_error
 
+ENGINE = engines.load("cupy_step")
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
 
 
@@ -43,7 +43,7 @@ def test_every_tile(monkeypatch, kernels_on_cpu, dtype, precision, tile):
     """As C++ and in NumPy, over several blocks, the last ones partly empty: the same order of sums and roundings."""
     monkeypatch.setattr(plans, "TILES", (tile,))
     plan.cache_clear()
-    values, engine, found = engine_problem(3, 35, 70), cupy_step.at(precision), {}
+    values, engine, found = engine_problem(3, 35, 70), engines.load("cupy_step", precision), {}
     arrays = arrays_of(LIB, values, dtype)
     try:
         for name, compiled in (("C++", kernels_on_cpu), ("NumPy", None)):
@@ -72,7 +72,7 @@ def plan_of(machine, kernel):
 
 
 def test_rows_have_the_same_bits_in_any_company(machine):
-    agree_in_any_company(cupy_step, arrays_of(LIB, engine_problem(1, 20, 40), "float32"), slice(3, 11))
+    agree_in_any_company("cupy_step", arrays_of(LIB, engine_problem(1, 20, 40), "float32"), slice(3, 11))
 
 
 # Launches
@@ -84,10 +84,10 @@ def test_rows_have_the_same_bits_in_any_company(machine):
 def test_steps_are_replayed_in_chunks(machine, T, forward, backward):
     """A graph has 32 launches whatever T is; few steps are launched one by one. Backward has one launch more."""
     arrays = arrays_of(LIB, engine_problem(T, 2, 3), "float32")
-    cupy_step.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=False)
+    ENGINE.forward(arrays["a"].copy(), arrays["h0"], arrays["c0"], arrays["Wh"], keep=False)
     assert calls(machine, "graph", "captured") == [("captured", 32)] * (forward > 0) + [("graph", 32)] * forward
     machine.calls.clear()
-    results = run_engine(cupy_step, arrays)
+    results = run_engine("cupy_step", arrays)
     assert len(calls(machine, "graph")) == forward + backward
     # Captured once for each direction and no more, the forward graph already before.
     assert len(calls(machine, "captured")) == (backward > 0)
@@ -98,7 +98,7 @@ def test_steps_are_replayed_in_chunks(machine, T, forward, backward):
 
 def test_a_kernel_has_run_before_it_is_captured(machine):
     """At their first launch, kernels may be loaded; launched once beyond all steps, they do nothing."""
-    run_engine(cupy_step, arrays_of(LIB, engine_problem(40, 2, 3), "float32"))
+    run_engine("cupy_step", arrays_of(LIB, engine_problem(40, 2, 3), "float32"))
     order = [call[0] for call in machine.calls if call[0] in ("forward_step", "backward_step", "captured")]
     assert order[:2] == ["forward_step", "captured"]
     assert order[order.index("backward_step") :][:2] == ["backward_step", "captured"]
@@ -107,18 +107,18 @@ def test_a_kernel_has_run_before_it_is_captured(machine):
 def test_another_number_of_steps_needs_no_other_graph(machine):
     for T in (40, 9, 100, 33):
         arrays = arrays_of(LIB, engine_problem(T, 2, 3, T), "float32")
-        agree(run_engine(cupy_step, arrays), run_engine("array_api", rounded_as(engine_problem(T, 2, 3, T), "float32")),
-              "float32", T)  # fmt: skip
+        expected = run_engine("array_api", rounded_as(engine_problem(T, 2, 3, T), "float32"))
+        agree(run_engine("cupy_step", arrays), expected, "float32", T)
     assert len(calls(machine, "captured")) == 2
 
 
 def test_two_forwards_before_one_backward(machine):
     """The second one's replays write into nothing of the first."""
     one, two = (arrays_of(LIB, engine_problem(40, 3, 5, seed), "float32") for seed in (1, 2))
-    expected = [plain(run_engine(cupy_step, arrays)) for arrays in (one, two)]
-    kept = [cupy_step.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
+    expected = [plain(run_engine("cupy_step", arrays)) for arrays in (one, two)]
+    kept = [ENGINE.forward(v["a"].copy(), v["h0"], v["c0"], v["Wh"], keep=True) for v in (one, two)]
     for arrays, (_, _, c, gates), right in zip((one, two), kept, expected, strict=True):
-        found = cupy_step.backward(arrays["dh"], arrays["dh_n"], arrays["dc_n"], gates, c, arrays["c0"], arrays["Wh"])
+        found = ENGINE.backward(arrays["dh"], arrays["dh_n"], arrays["dc_n"], gates, c, arrays["c0"], arrays["Wh"])
         for name, value in zip(BACKWARD, found, strict=True):
             assert same_bits(np.array(np.asarray(value)), right[name]), name
 
@@ -126,13 +126,13 @@ def test_two_forwards_before_one_backward(machine):
 def test_an_initial_state_at_an_odd_address(machine):
     """Rows of 16 bytes are read at once; a view may begin anywhere."""
     arrays = arrays_of(LIB, engine_problem(2, 3, 8), "float32")
-    expected = plain(run_engine(cupy_step, arrays))
+    expected = plain(run_engine("cupy_step", arrays))
     memory = np.zeros(3 * 8 + 4, np.float32).view(type(arrays["h0"]))
     start = 1 if memory.ctypes.data % 16 == 0 else 0
     shifted = memory[start : start + 24].reshape(3, 8)
     shifted[...] = arrays["h0"]
     assert shifted.ctypes.data % 16
-    found = plain(run_engine(cupy_step, arrays | {"h0": shifted}))
+    found = plain(run_engine("cupy_step", arrays | {"h0": shifted}))
     assert all(same_bits(found[name], expected[name]) for name in expected)
 
 
@@ -144,7 +144,7 @@ STEPS = 40
 def steps_of(machine, T=STEPS):
     arrays = arrays_of(LIB, engine_problem(T, 2, 3), "float32")
     machine.calls.clear()
-    return plain(run_engine(cupy_step, arrays))
+    return plain(run_engine("cupy_step", arrays))
 
 
 def test_steps_of_a_graph_are_launched_programmatically_but_for_the_first(machine):
@@ -165,8 +165,8 @@ def test_steps_of_a_graph_are_launched_programmatically_but_for_the_first(machin
 
 def test_long_steps_do_not_begin_early(machine, monkeypatch):
     machine.programmatic = True
-    monkeypatch.setattr(replay, "EARLY", dict.fromkeys(replay.EARLY, 0))
-    run_engine(cupy_step, arrays_of(LIB, engine_problem(40, 3, 8), "float32"))
+    monkeypatch.setattr(step_launches, "EARLY", dict.fromkeys(step_launches.EARLY, 0))
+    run_engine("cupy_step", arrays_of(LIB, engine_problem(40, 3, 8), "float32"))
     assert not calls(machine, "programmatic")
 
 
@@ -174,7 +174,7 @@ def test_which_steps_are_long():
     """Those of few rows and units are not; on FMA units, where it was seen to be slower, 64 rows of 512 units are."""
     early = {
         (precision, N, H): plan("float32", precision, N, H, 132).forward.seconds(132)
-        <= replay.EARLY[plan("float32", precision, N, H, 132).forward.product]
+        <= step_launches.EARLY[plan("float32", precision, N, H, 132).forward.product]
         for precision in ("ieee", "tf32")
         for N, H in ((8, 512), (64, 512), (64, 1024))
     }
@@ -210,10 +210,10 @@ def test_where_programmatic_launches_fail_there_are_ordinary_ones(machine, recwa
 def test_recorded_steps_are_launched_programmatically(machine):
     machine.programmatic = True
     arrays = arrays_of(LIB, engine_problem(STEPS, 2, 3), "float32")
-    expected = plain(run_engine(cupy_step, arrays))
+    expected = plain(run_engine("cupy_step", arrays))
     forget()
     machine.calls.clear()
-    _, _, graph, result = recording._captured(lambda: run_engine(cupy_step, arrays))
+    _, _, graph, result = recording._captured(lambda: run_engine("cupy_step", arrays))
     # STEPS and one more backward, but for the first ones: before the capture, and in it.
     found = calls(machine, "programmatic")
     assert found == [("programmatic", True)] + [("programmatic", False)] * 79 + [("programmatic", True)] * 79
@@ -224,11 +224,11 @@ def test_recorded_steps_are_launched_programmatically(machine):
 def test_in_a_capture_of_the_callers_own_nothing_is_tried(machine):
     machine.programmatic = True
     arrays = arrays_of(LIB, engine_problem(STEPS, 2, 3), "float32")
-    run_engine(cupy_step, {name: v[:5] if v.ndim == 3 else v for name, v in arrays.items()})  # loads the kernels
+    run_engine("cupy_step", {name: v[:5] if v.ndim == 3 else v for name, v in arrays.items()})  # loads the kernels
     stream = fake_cupy.Stream(non_blocking=True)
     with stream:
         stream.begin_capture(fake_cupy.RELAXED)
-        run_engine(cupy_step, arrays)
+        run_engine("cupy_step", arrays)
         stream.end_capture()
     assert calls(machine, "captured")
     assert not calls(machine, "programmatic")
@@ -259,57 +259,61 @@ def test_the_driver_is_looked_for(machine, monkeypatch):
 # What is kept
 
 
+def leased(steps):
+    return leases.leased(steps, step_launches.Runner)
+
+
 def test_what_is_kept_is_bounded(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    for N in range(1, 2 * replay.KEPT):
-        with replay.leased(steps._replace(N=N)):
+    for N in range(1, 2 * leases.KEPT):
+        with leased(steps._replace(N=N)):
             pass
-    assert len(replay._idle) == replay.KEPT
-    held, new, oldest = machine.used(), steps._replace(N=100), steps._replace(N=replay.KEPT)
-    with replay.leased(new):
+    assert len(leases._idle) == leases.KEPT
+    held, new, oldest = machine.used(), steps._replace(N=100), steps._replace(N=leases.KEPT)
+    with leased(new):
         pass
     assert machine.used() == held + new.packed_bytes - oldest.packed_bytes
 
 
 def test_so_are_its_bytes(machine, monkeypatch):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    monkeypatch.setattr(replay, "KEPT_BYTES", 2 * steps.packed_bytes)
+    monkeypatch.setattr(leases, "KEPT_BYTES", 2 * steps.packed_bytes)
     for N in range(1, 6):
-        with replay.leased(steps._replace(N=N)):
+        with leased(steps._replace(N=N)):
             pass
-    assert [key[-1].N for key, _ in replay._idle] == [4, 5]
-    with replay.leased(steps._replace(H=50)) as runner:
-        assert runner.steps.packed_bytes > replay.KEPT_BYTES
-    assert not replay._idle
+    assert [key[-1].N for key, _ in leases._idle] == [4, 5]
+    with leased(steps._replace(H=50)) as runner:
+        assert runner.steps.packed_bytes > leases.KEPT_BYTES
+    assert not leases._idle
 
 
 def test_a_runner_is_leased_to_one_at_a_time(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    with replay.leased(steps) as first, replay.leased(steps) as second:
+    with leased(steps) as first, leased(steps) as second:
         assert first is not second
-    with replay.leased(steps) as third:
+    with leased(steps) as third:
         assert third in (first, second)
-    with fake_cupy.Stream(non_blocking=True), replay.leased(steps) as elsewhere:
+    with fake_cupy.Stream(non_blocking=True), leased(steps) as elsewhere:
         assert elsewhere not in (first, second)
     found = []
 
     def work():
-        with replay.leased(steps) as runner:
+        with leased(steps) as runner:
             found.append(runner)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
     assert found[0] not in (first, second, elsewhere)
-    with replay.leased(steps._replace(N=4)) as other:
+    with leased(steps._replace(N=4)) as other:
         assert other not in (first, second)
 
 
 def test_after_an_error_a_runner_is_forgotten(machine):
     steps = plan("float32", "ieee", 3, 5, 132).forward
-    with pytest.raises(ZeroDivisionError), replay.leased(steps):
+    with pytest.raises(ZeroDivisionError), leased(steps):
         raise ZeroDivisionError
-    assert not replay._idle
+    assert not leases._idle
 
 
 # Plans
@@ -367,7 +371,7 @@ def test_it_runs_when_it_is_named_and_is_not_chosen_by_itself(monkeypatch):
     machine = machine_of(monkeypatch, processors=100)
     assert engines.choose("auto", problem(machine)).name == "array_api"
     assert engines.choose("cupy_step", problem(machine)).name == "cupy_step"
-    assert "proved" in cupy_step.declines(problem(machine))
+    assert "proved" in ENGINE.declines(problem(machine))
     lines = engines.explain(problem(machine)).splitlines()
     assert [line.partition(":")[0] for line in lines] == ["array_api", *engines.candidates("cupy")[:-1]]
 
@@ -392,7 +396,7 @@ def test_a_precision_is_that_of_the_engine_that_is_loaded(precision):
 )
 def test_what_it_refuses(monkeypatch, capability, options, reason):
     machine = machine_of(monkeypatch, capability=capability)
-    assert reason in cupy_step.refuses(problem(machine, **options))
+    assert reason in ENGINE.refuses(problem(machine, **options))
     with pytest.raises(EngineError, match="cupy_step"):
         engines.choose("cupy_step", problem(machine, **options))
 
@@ -401,4 +405,4 @@ def test_what_it_refuses(monkeypatch, capability, options, reason):
 def test_what_it_does_not_refuse(monkeypatch, capability):
     machine = machine_of(monkeypatch, capability=capability)
     for dtype, precision in PRODUCTS:
-        assert cupy_step.refuses(problem(machine, dtype, precision=precision)) == ""
+        assert engines.load("cupy_step", precision).refuses(problem(machine, dtype, precision=precision)) == ""

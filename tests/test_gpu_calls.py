@@ -25,7 +25,7 @@ from benchmarks.gpu import (
 )
 from benchmarks.gpu.places import Cuda, Host, NoDevice
 from lstm_xp import engines
-from lstm_xp.engines.cuda import cluster_plan, grid, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, pointwise, step_launches
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -163,7 +163,7 @@ def test_everything_is_compiled_ahead():
         assert problems == {(name, kind) for name in engines.candidates("cupy") for kind in sizes.KINDS}
     assert {task[3] for task in found if task[0] == "compare"} == set(sizes.KINDS)
     files = {task[1]: task[4] for task in found if task[0] == "kernel"}
-    assert files == {cluster_plan.FILES: False, grid.FILES: True, replay.FILES: False, pointwise.FILES: False}
+    assert files == {cluster_plan.FILES: False, grid.FILES: True, step_launches.FILES: False, pointwise.FILES: False}
     assert len(found) > 100
 
 

@@ -11,7 +11,7 @@ from problems import backward, forward, random_problem, run, same_bits
 from lstm_xp import lstm_forward, recorded
 from lstm_xp.checks import Problem
 from lstm_xp.engines import candidates, load
-from lstm_xp.engines.cuda import programmatic, replay
+from lstm_xp.engines.cuda import leases, programmatic, step_launches
 from lstm_xp.engines.cuda.plan import CLUSTERS, LEAST
 from lstm_xp.testing import assert_close
 
@@ -175,17 +175,21 @@ def test_steps_that_begin_early_compute_the_same(gpu_of_steps, monkeypatch, N, H
     lib = gpu_of_steps
     problems = [arrays_of(lib, seed, N=N, H=H) for seed in range(5)]
 
+    def forget():
+        leases.forget()
+        step_launches.forget()
+
     def results():
-        replay.forget()
+        forget()
         found = [run(arrays, engine="cupy_step") for _ in range(2) for arrays in problems]
         return [on_host(lib, one) for one in found]
 
     found = results()
-    used = replay._programmatic.copy()
+    used = step_launches._programmatic.copy()
     monkeypatch.setattr(programmatic, "loaded", lambda: None)
     expected = results()
     monkeypatch.undo()
-    replay.forget()
+    forget()
     print(f"programmatic launches, by device: {used}; driver {lib.xp.cuda.runtime.driverGetVersion()}")
     for one, other in zip(found, expected, strict=True):
         assert all(same_bits(one[part], other[part]) for part in other)

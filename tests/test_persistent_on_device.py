@@ -7,23 +7,23 @@ from test_engines import arrays_of, engine_problem, run_engine
 
 from lstm_xp import engines
 from lstm_xp.checks import Problem
-from lstm_xp.engines import cupy_cluster, cupy_grid
-from lstm_xp.engines.cuda import grid
-from lstm_xp.engines.cuda.grid_plan import PRODUCTS
+from lstm_xp.engines.cuda import device, grid
+from lstm_xp.engines.cuda.grid_plan import PRODUCTS, most_units
 
 on_device = pytest.mark.parametrize("name", ["cupy"])
 numbers = pytest.mark.parametrize(("dtype", "precision"), PRODUCTS)
 
 
 # Engine -> units.
-UNITS = {cupy_grid: 700, cupy_cluster: 500}
-both = pytest.mark.parametrize("module", UNITS, ids=lambda module: module.name)
+UNITS = {"cupy_grid": 700, "cupy_cluster": 500}
+both = pytest.mark.parametrize("persistent", UNITS)
 
 
 @pytest.fixture
 def gpu(library, name, request):
-    lib, module = library(name), request.node.callspec.params.get("module", cupy_grid)
-    reason = module.refuses(Problem("cupy", "float32", lib.device, 20, 30, 3, UNITS[module], True, "ieee"))
+    lib, engine = library(name), request.node.callspec.params.get("persistent", "cupy_grid")
+    asked = Problem("cupy", "float32", lib.device, 20, 30, 3, UNITS[engine], True, "ieee")
+    reason = engines.load(engine).refuses(asked)
     if reason:
         pytest.skip(reason)
     return lib
@@ -37,8 +37,9 @@ def host(results):
 @on_device
 @both
 @numbers
-def test_a_thousand_times_the_same_bits(gpu, module, dtype, precision):
-    engine, arrays = module.at(precision), arrays_of(gpu, engine_problem(30, 20, UNITS[module]), dtype)
+def test_a_thousand_times_the_same_bits(gpu, persistent, dtype, precision):
+    engine = engines.load(persistent, precision)
+    arrays = arrays_of(gpu, engine_problem(30, 20, UNITS[persistent]), dtype)
     expected = run_engine(engine, arrays)
     for _ in range(999):
         found = run_engine(engine, arrays)
@@ -49,12 +50,12 @@ def test_a_thousand_times_the_same_bits(gpu, module, dtype, precision):
 @on_device
 @both
 @numbers
-def test_on_several_streams_at_once(gpu, module, dtype, precision):
+def test_on_several_streams_at_once(gpu, persistent, dtype, precision):
     """Launches of cupy_grid need the whole device, each: they come one after the other, and none waits in vain."""
     import cupy
 
-    engine = module.at(precision)
-    problems = [arrays_of(gpu, engine_problem(50, 20, UNITS[module], seed), dtype) for seed in (1, 2, 3)]
+    engine = engines.load(persistent, precision)
+    problems = [arrays_of(gpu, engine_problem(50, 20, UNITS[persistent], seed), dtype) for seed in (1, 2, 3)]
     expected = [host(run_engine(engine, arrays)) for arrays in problems]
     cupy.cuda.Device().synchronize()
     streams, found = [cupy.cuda.Stream(non_blocking=True) for _ in problems], [None] * 3
@@ -73,7 +74,7 @@ def test_on_several_streams_at_once(gpu, module, dtype, precision):
 def test_a_launch_that_is_given_up_leaves_the_device_usable(gpu, monkeypatch, dtype, precision):
     import cupy
 
-    engine, arrays = cupy_grid.at(precision), arrays_of(gpu, engine_problem(30, 20, 700), dtype)
+    engine, arrays = engines.load("cupy_grid", precision), arrays_of(gpu, engine_problem(30, 20, 700), dtype)
     right = host(run_engine(engine, arrays))
     monkeypatch.setattr(grid, "PATIENCE", 0)
     found = host(dict(zip(("h", "c_n", "c", "gates"), _forward(engine, arrays), strict=True)))
@@ -96,9 +97,9 @@ def _forward(engine, arrays):
 @on_device
 def test_the_device_has_room_for_what_is_planned(gpu):
     """By the driver, at the largest H of each dtype: a call raises where it has none."""
-    chip, _ = cupy_grid._chip(gpu.device.id)
+    has = device.chip(gpu.device.id)
     for dtype, precision in PRODUCTS:
-        most = cupy_grid.most_units(dtype, precision, chip)
+        most = most_units(dtype, precision, has)
         arrays = arrays_of(gpu, engine_problem(2, 3, most), dtype)
         assert engines.load("cupy_grid", precision).forward(
             arrays["a"], arrays["h0"], arrays["c0"], arrays["Wh"], keep=False

@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from time import perf_counter
 
 from lstm_xp import engines
-from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, replay
+from lstm_xp.engines.cuda import cluster_plan, grid, grid_plan, kernels, plan, pointwise, step_launches
 
 from ..worker import one_line
 from . import comparing, correctness, sizes
@@ -47,7 +47,7 @@ def tasks(place):
     several = {
         cluster_plan.FILES: (cluster_plan.expressions(), False),
         grid.FILES: (grid_plan.expressions(), True),
-        replay.FILES: (plan.expressions(), False),
+        step_launches.FILES: (plan.expressions(), False),
     }
     ours = [["kernel", files, name, None, whole] for files, (names, whole) in several.items() for name in names]
     ours += [["kernel", pointwise.FILES, pointwise.EXPRESSIONS[0], pointwise.EXPRESSIONS, False]]

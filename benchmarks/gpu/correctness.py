@@ -80,13 +80,13 @@ def _prove_reference(size, place):
 
 def refusal(name, kind, size, place):
     """Why an engine cannot run it; "" if it can."""
-    engine, (N, T, D, H) = engines.load(name), size
-    if kind == "tf32" and engines.load(name, "tf32") is engine:
+    numbers, (N, T, D, H) = sizes.KINDS[kind], size
+    engine = engines.load(name, numbers.precision)
+    if kind == "tf32" and engines.load(name) is engine:
         return "it has IEEE products only"
     if kind == "bfloat16" and not find_spec("ml_dtypes"):
         return "bfloat16 needs ml_dtypes, which is not installed"
     device = place.xp.cuda.Device() if place.array_library == "cupy" else "cpu"
-    numbers = sizes.KINDS[kind]
     problem = checks.Problem(place.array_library, numbers.dtype, device, N, T, D, H, True, numbers.precision)
     return engine.refuses(problem)
 

@@ -103,10 +103,10 @@ class Cuda:
 
     def forget(self):
         """Let engines give back what they keep between calls: a little of it holds a whole pool."""
-        from lstm_xp.engines.cuda import replay
+        from lstm_xp.engines.cuda import leases
 
         self.synchronize()
-        replay.forget()
+        leases.forget()
 
     def synchronize(self):
         self.xp.cuda.Device().synchronize()

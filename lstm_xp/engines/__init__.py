@@ -41,7 +41,8 @@ and, if they have something better than the reference engine's,
                                                     should be. None: it has none for this dtype. Of an engine that is
                                                     asked for as an object, it is not used
     warmup(dtype)                                   compile ahead for a dtype, by its name
-    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`
+    at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`, one
+                                                    and the same at each call; what has `at` needs no other name
 
 a, c, gates, c0 and c_n have the compute dtype (float32 for half types), as do all gradients that are returned, with two
 exceptions: da of bfloat16 may be bfloat16, which has the range, where the engine has `weight_gradients` and `product`
@@ -88,13 +89,14 @@ def names():
 
 def load(engine, precision="ieee"):
     """An engine by its name, or an object that is an engine already; with products of a precision, if it has them."""
-    if isinstance(engine, str):
-        engine = _module(engine)
-    else:
-        missing = [part for part in ("name", "refuses", "forward", "backward") if not hasattr(engine, part)]
-        if missing:
-            raise EngineError(f"engine must be a name or an engine; got {type(engine).__name__} without {missing[0]}.")
-    return engine.at(precision) if hasattr(engine, "at") else engine
+    named = isinstance(engine, str)
+    found = _module(engine) if named else engine
+    if hasattr(found, "at"):
+        found = found.at(precision)
+    missing = () if named else [part for part in ("name", "refuses", "forward", "backward") if not hasattr(found, part)]
+    if missing:
+        raise EngineError(f"engine must be a name or an engine; got {type(found).__name__} without {missing[0]}.")
+    return found
 
 
 @cache
@@ -170,7 +172,7 @@ def explain(problem):
     """Which engine would run a problem, and why each one before it would not: one line each."""
     lines = []
     for name in candidates(problem.array_library):
-        objection = _objection(load(name), problem)
+        objection = _objection(load(name, problem.precision), problem)
         if not objection:
             return "\n".join([f"{name}: runs", *lines])
         lines.append(f"{name}: {objection}")

@@ -7,58 +7,43 @@ does not matter how many of them run at once. Between calls, nothing is kept.
 On an H200, a step of 8 rows takes 0.5 microseconds up to H = 128, 0.9 at 256 and 2.6 at 512 with TF32, forward and
 backward alike; in IEEE float32 0.9 at 128, 1.6 at 256 and 4.8 at 512, where FMA units are what it waits for.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. float32: products on FMA
-units ('ieee'), as TF32 ('tf32'), or as three products of TF32 ('tf32x3': nearly IEEE's digits; an infinite factor makes
-its products NaN).
+Half types: see `cuda/whole.py`. float32: products on FMA units ('ieee'), as TF32 ('tf32'), or as three products of TF32
+('tf32x3': nearly IEEE's digits; an infinite factor makes its products NaN).
 """
 
 from functools import cache, lru_cache
 
 from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, kernels, stages
+from .cuda import kernels
 from .cuda.cluster_plan import FILES, PORTABLE, SHARED_BYTES, most_units, plan
-from .cuda.memory import cuda, strided
-from .cuda.plan import TYPES
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_cluster"
+from .cuda.device import chip, current
+from .cuda.memory import strided
+from .cuda.plan import DTYPES
+from .cuda.whole import Whole, by_precision
 
 # Compute capabilities, times ten, that have clusters of 16 blocks with so much shared memory: Hopper and Blackwell for
 # data centres.
-CAPABILITIES = "90", "100", "103"
+CAPABILITIES = 90, 100, 103
 # CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED
 NON_PORTABLE = 14
 # Of the kernels, as `Launcher` says.
 PARAMETERS = {"cluster_forward": "PqqPPPPPiIIIII", "cluster_backward": "PqqPPPPiqqqPPPIIIII"}
 
 
-def refuses(problem):
-    reason = refusal(problem, TYPES)
-    if reason:
-        return reason
-    found = str(problem.device.compute_capability)
-    if found not in CAPABILITIES:
-        known = ", ".join(str(int(capability) / 10) for capability in CAPABILITIES)
-        return f"it needs compute capability {known}, this device has {int(found) / 10}"
-    most = most_units(problem.dtype, problem.precision)
-    if problem.H > most:
-        return f"a cluster holds Wh of {problem.dtype} for H up to {most}; H is {problem.H}"
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
-
-
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes, precisions = "cupy_cluster", DTYPES, ("ieee", "tf32", "tf32x3")
+
+    def limit(self, problem):
+        found = chip(problem.device.id).capability
+        if found not in CAPABILITIES:
+            known = ", ".join(str(capability / 10) for capability in CAPABILITIES)
+            return f"it needs compute capability {known}, this device has {found / 10}"
+        most = most_units(problem.dtype, self.precision)
+        if problem.H > most:
+            return f"a cluster holds Wh of {problem.dtype} for H up to {most}; H is {problem.H}"
+        return ""
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         launch, _ = self._launches(Wh, sizes)
@@ -70,24 +55,16 @@ class Engine(Whole):
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, sizes[0])
 
     def _launches(self, Wh, sizes):
-        return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], cuda().Device().id)
+        return _launches(dtype_name(Wh.dtype), self.precision, *sizes[1:], current())
 
 
-IEEE, TF32, TF32X3 = Engine(stages.IEEE), Engine(stages.TF32), Engine(stages.IEEE, "tf32x3")
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return {"tf32": TF32, "tf32x3": TF32X3}.get(precision, IEEE)
+at = by_precision(Engine)
 
 
 @lru_cache(maxsize=256)
 def _launches(dtype, precision, N, H, device_id):
     """Of both directions, on the device that is current: functions of the kernel's arguments up to T."""
-    both = plan(dtype, precision, N, H, cuda().Device(device_id).attributes["MultiProcessorCount"])
+    both = plan(dtype, precision, N, H, chip(device_id).processors)
     return [_launch(cut, device_id) for cut in both]
 
 

@@ -6,51 +6,19 @@ exception is Wh in float32, for the backward pass of float16. Graphs (`cuda/chun
 between calls; that is bounded, and belongs to one thread and stream at a time. Everything goes to the caller's current
 stream, in order, and nothing waits for the device, but for the making of one handle of cuBLAS.
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and Wh is widened to it; these products are TF32's, as `Problem` says, which has all the digits of a
-half type.
+Half types: see `cuda/whole.py`. Beside da of float16, which is float32, Wh is widened.
 """
 
-from functools import cache
-
 from ..checks import dtype_name
-from .cuda import choice, chunks, pointwise, stages
+from .cuda import chunks, pointwise
 from .cuda.products import Product, computed_with, factor_dtype
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_fused"
-
-# Compute capability, times ten; products of bfloat16 need more.
-LEAST, LEAST_BFLOAT16 = 75, 80
-# Kernels and cuBLAS count in 32 bits.
-COUNT = 2**31
-
-
-def refuses(problem):
-    reason = refusal(problem, pointwise.TYPES)
-    if reason:
-        return reason
-    least = LEAST_BFLOAT16 if problem.dtype == "bfloat16" else LEAST
-    found = int(problem.device.compute_capability)
-    if found < least:
-        return f"{problem.dtype} needs compute capability {least / 10}, this device has {found / 10}"
-    N, T, D, H = problem.N, problem.T, problem.D, problem.H
-    if max(4 * N * H, N * T, D + H + 1) >= COUNT:
-        return f"4 N H and N T must be below 2^31; N = {N}, T = {T}, H = {H}"
-    return obstacle()
-
-
-def declines(problem):
-    return choice.objection(name, problem)
+from .cuda.whole import Whole, by_precision
 
 
 class Engine(Whole):
     """The engine with float32 products of one precision. Products of two half types are exact in any."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name = "cupy_fused"
 
     def beside(self, sizes, Wh, outer=None):
         T, N, H = sizes
@@ -121,22 +89,4 @@ class Engine(Whole):
             through(step)
 
 
-IEEE, TF32 = Engine(stages.IEEE), Engine(stages.TF32)
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return TF32 if precision == "tf32" else IEEE
-
-
-@cache
-def obstacle():
-    """Why the engine cannot be used with this CuPy; "" when it can."""
-    try:
-        from cupy_backends.cuda.libs import cublas  # noqa: F401
-    except ImportError as error:
-        return f"cuBLAS cannot be loaded ({' '.join(str(error).split())})"
-    return ""
+at = by_precision(Engine)

@@ -7,49 +7,33 @@ have to be on the device at once, which is looked at before. Nothing waits for t
 On an H200 a step takes at least 2.3 microseconds forward and 3.2 backward: one message, or two, through the level-2
 cache. With 16 rows and TF32 it takes 3.0 and 4.4 at H = 768.
 
-Half types are computed as in `cupy_step`.
+Half types: see `cuda/whole.py`.
 """
 
-from functools import cache
-
 from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, grid, stages
-from .cuda.grid_plan import Chip, most_units, plan
-from .cuda.memory import cuda
-from .cuda.plan import LEAST, TYPES
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_grid"
-
-
-def refuses(problem):
-    reason = refusal(problem, TYPES, LEAST)
-    if reason:
-        return reason
-    chip, cooperates = _chip(problem.device.id)
-    if not cooperates:
-        return "the device has no cooperative launches"
-    most = most_units(problem.dtype, _known(problem.precision), chip)
-    if problem.H > most:
-        return (
-            f"H must be at most {most} for {problem.dtype} on {chip.processors} multiprocessors with "
-            f"{chip.shared_bytes} bytes of shared memory each, which have to hold Wh; it is {problem.H}"
-        )
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
+from .cuda import grid
+from .cuda.device import chip, current
+from .cuda.grid_plan import most_units, plan
+from .cuda.plan import DTYPES, LEAST
+from .cuda.whole import Whole, by_precision
 
 
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes, least = "cupy_grid", DTYPES, LEAST
+
+    def limit(self, problem):
+        has = chip(problem.device.id)
+        if not has.cooperates:
+            return "the device has no cooperative launches"
+        most = most_units(problem.dtype, self.precision, has)
+        if problem.H <= most:
+            return ""
+        return (
+            f"H must be at most {most} for {problem.dtype} on {has.processors} multiprocessors with "
+            f"{has.shared_bytes} bytes of shared memory each, which have to hold Wh; it is {problem.H}"
+        )
 
     def beside(self, sizes, Wh, outer=None):
         part = self._plan(Wh, *sizes[1:])
@@ -57,45 +41,19 @@ class Engine(Whole):
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
-        grid.check(name)
+        grid.check(self.name)
         words = {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "h0": h0.ptr, "kept": keep}
-        grid.run(self._plan(Wh, N, H).forward, _here(), Wh, **words)
+        grid.run(self._plan(Wh, N, H).forward, chip(current()), Wh, **words)
 
     def retreat(self, sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t):
         T, N, H = sizes
-        grid.check(name)
+        grid.check(self.name)
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True), is_float=wide)
         words |= {"T": T, "gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
-        grid.run(self._plan(Wh, N, H).backward, _here(), Wh, **words)
+        grid.run(self._plan(Wh, N, H).backward, chip(current()), Wh, **words)
 
     def _plan(self, Wh, N, H):
-        return plan(dtype_name(Wh.dtype), self.precision, N, H, _here())
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, chip(current()))
 
 
-IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return TF32 if precision == "tf32" else IEEE
-
-
-def _known(precision):
-    return "tf32" if precision == "tf32" else "ieee"
-
-
-def _here():
-    """What the current device has."""
-    return _chip(cuda().Device().id)[0]
-
-
-@cache
-def _chip(device_id):
-    """What the device has, and whether all blocks of a launch can be made to run at once."""
-    from cupy.cuda import Device
-
-    has = Device(device_id).attributes
-    return Chip(has["MultiProcessorCount"], has["MaxSharedMemoryPerBlockOptin"]), bool(has["CooperativeLaunch"])
+at = by_precision(Engine)

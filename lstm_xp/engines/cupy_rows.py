@@ -9,15 +9,11 @@ it is stored. The precision is that of stages one and three.
 
 from functools import lru_cache
 
-from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, kernels, stages
+from ..checks import COMPUTE_DTYPE, dtype_name
+from .cuda import kernels
 from .cuda.memory import strided
-from .cuda.plan import TYPES
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_rows"
+from .cuda.plan import DTYPES
+from .cuda.whole import Whole, by_precision
 
 FILES = ("rows.cu",)
 # Kernels are compiled for H up to one of these: a block has four times as many threads, and each as many weights.
@@ -31,25 +27,13 @@ PARAMETERS = "PqqPPPPPiIII", "PqqPPPPiqqqPPPIII"
 TOLD_BYTES = 2 * 4, 2 * 4 * GATES
 
 
-def refuses(problem):
-    reason = refusal(problem, TYPES)
-    if reason:
-        return reason
-    if problem.H > UNITS[-1]:
-        return f"a block holds Wh for H up to {UNITS[-1]}; H is {problem.H}"
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
-
-
 class Engine(Whole):
     """The engine with stages one and three of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes = "cupy_rows", DTYPES
+
+    def limit(self, problem):
+        return f"a block holds Wh for H up to {UNITS[-1]}; H is {problem.H}" if problem.H > UNITS[-1] else ""
 
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
@@ -63,27 +47,18 @@ class Engine(Whole):
         launch(*strided(Wh), gates.ptr, c.ptr, c0.ptr, outer, wide, *by, da.ptr, dh_t.ptr, dc_t.ptr, T)
 
 
-IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return TF32 if precision == "tf32" else IEEE
+at = by_precision(Engine)
 
 
 def expressions(dtype, units):
     """The C++ names of both kernels."""
-    S, W = stages.TYPES[dtype]
-    A = S if dtype == "bfloat16" else W
-    return f"rows_forward<{S}, {units}>", f"rows_backward<{S}, {A}, {units}>"
+    da = dtype if dtype == "bfloat16" else COMPUTE_DTYPE[dtype]
+    return kernels.expression("rows_forward", dtype, units), kernels.expression("rows_backward", dtype, da, units)
 
 
 def every_expression():
     """All of them."""
-    return tuple(dict.fromkeys(name for dtype in TYPES for units in UNITS for name in expressions(dtype, units)))
+    return tuple(dict.fromkeys(name for dtype in DTYPES for units in UNITS for name in expressions(dtype, units)))
 
 
 @lru_cache(maxsize=512)

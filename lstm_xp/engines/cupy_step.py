@@ -1,50 +1,31 @@
 """CuPy: one kernel per step, with a product of its own, and the cell in its epilogue; replayed from a CUDA graph.
 
-The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/replay.py` how the steps
-are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves to
-the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is bounded,
-and belongs to one thread and stream at a time.
+The kernels are in `cuda/step.cu`. `cuda/plan.py` says how a problem is cut into blocks, `cuda/step_launches.py` how the
+steps are launched. Wh is packed once per call into the order in which the kernels read it, and so is what a step leaves
+to the next one: h, or da. All that is returned is fresh; what is kept between calls (graphs, packed weights) is
+bounded, and belongs to one thread and stream at a time (`cuda/leases.py`).
 
-Half types: h @ Wh multiplies them as they are, and sums in float32; backward, da of bfloat16 is bfloat16, too. That of
-float16 is float32, and is multiplied as TF32, which has its range and the digits of float16. What of float32 is asked
-for as IEEE is computed on FMA units.
+Half types: see `cuda/whole.py`. What of float32 is asked for as IEEE is computed on FMA units.
 """
 
-from functools import cache
-
 from ..checks import dtype_name
-from . import cupy_fused
-from .cuda import choice, replay, stages
-from .cuda.memory import cuda
-from .cuda.plan import CLUSTERS, LEAST, TYPES, plan
-from .cuda.refusals import refusal
-from .cuda.whole import Whole
-
-name = "cupy_step"
+from .cuda.device import chip, current
+from .cuda.leases import leased
+from .cuda.plan import CLUSTERS, DTYPES, LEAST, plan
+from .cuda.step_launches import Runner
+from .cuda.whole import Whole, by_precision
 
 # Kernels count bytes of one step in 64 bits, and blocks of rows in the 16 bits of a grid's second side.
 MOST_ROWS = 8 * 65535
 
 
-def refuses(problem):
-    reason = refusal(problem, TYPES, LEAST)
-    if reason:
-        return reason
-    if problem.N > MOST_ROWS:
-        return f"N must be at most {MOST_ROWS}; it is {problem.N}"
-    return cupy_fused.refuses(problem)
-
-
-def declines(problem):
-    return choice.objection(name, problem)
-
-
 class Engine(Whole):
     """The engine with float32 products of one precision."""
 
-    name = name
-    refuses = staticmethod(refuses)
-    declines = staticmethod(declines)
+    name, dtypes, least = "cupy_step", DTYPES, LEAST
+
+    def limit(self, problem):
+        return f"N must be at most {MOST_ROWS}; it is {problem.N}" if problem.N > MOST_ROWS else ""
 
     def beside(self, sizes, Wh, outer=None):
         part = self._plan(Wh, *sizes[1:])
@@ -53,7 +34,7 @@ class Engine(Whole):
     def advance(self, sizes, gates, c, c0, h, h0, Wh, keep):
         T, N, H = sizes
         words = {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "h": h.ptr, "kept": int(keep)}
-        with replay.leased(self._plan(Wh, N, H).forward) as runner:
+        with leased(self._plan(Wh, N, H).forward, Runner) as runner:
             runner.pack(Wh, h0)
             runner.run(T, T, **words)
 
@@ -62,30 +43,14 @@ class Engine(Whole):
         words = dict(zip(("h", "by_step", "by_row", "by_unit"), dh, strict=True))
         words |= {"gates": gates.ptr, "c": c.ptr, "c0": c0.ptr, "da": da.ptr, "dh": dh_t.ptr, "dc": dc_t.ptr}
         steps = self._plan(Wh, N, H).backward
-        with replay.leased(steps._replace(states="float") if wide else steps) as runner:
+        with leased(steps._replace(states="float32") if wide else steps, Runner) as runner:
             runner.pack(Wh)
             runner.run(T, T + 1, **words)
 
     def _plan(self, Wh, N, H):
         """On the current device."""
-        return plan(dtype_name(Wh.dtype), self.precision, N, H, *_chip(cuda().Device().id))
+        has = chip(current())
+        return plan(dtype_name(Wh.dtype), self.precision, N, H, has.processors, has.capability >= CLUSTERS)
 
 
-IEEE, TF32 = (Engine(others) for others in (stages.IEEE, stages.TF32))
-forward, backward = IEEE.forward, IEEE.backward
-inputs, weight_gradients, product, step = IEEE.inputs, IEEE.weight_gradients, IEEE.product, IEEE.step
-copy = stages.copy
-
-
-def at(precision):
-    """The engine for a precision of `lstm_forward`."""
-    return TF32 if precision == "tf32" else IEEE
-
-
-@cache
-def _chip(device_id):
-    """Multiprocessors of a device, and whether it has clusters."""
-    from cupy.cuda import Device
-
-    device = Device(device_id)
-    return device.attributes["MultiProcessorCount"], int(device.compute_capability) >= CLUSTERS
+at = by_precision(Engine)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from ctypes import CDLL, byref, c_int, c_longlong, c_size_t, c_void_p
 from functools import cache
 
-from .products import Product
-from .replay import capturing
+from .capture import capturing
+from .device import current
 
 # As much as cuBLAS takes by itself on Hopper; with less, it would leave out some of its kernels.
 WORKSPACE_BYTES = 1 << 25
@@ -47,24 +47,6 @@ def loaded():
     return found
 
 
-class FixedProduct(Product):
-    """out[k] = A[k] @ B[k] for every k, at the addresses of the arrays, within `working`."""
-
-    def __init__(self, A, B, out, **options):
-        super().__init__(A[0], B[0], out[0], **options)
-        self._strides, self._count = [v.strides[0] // v.itemsize for v in (B, A, out)], len(out)
-
-    def __call__(self):
-        B, A, out = self._strides
-        first_A, _, first_out = (v.data.ptr for v in self.arrays)
-        before, between, after = self._before[2:], self._between, self._after
-        if self._count == 1:
-            _call("cublasGemmEx", _handle(), *before, first_A, *between, first_out, *after)
-            return
-        every = *before, B, first_A, *between[:2], A, between[2], first_out, *after[:2], out, self._count, *after[2:]
-        _call("cublasGemmStridedBatchedEx", _handle(), *every)
-
-
 @contextmanager
 def working(workspace):
     """Products of this thread go to the current stream, with a workspace: memory that no other stream uses meanwhile.
@@ -80,12 +62,22 @@ def working(workspace):
         yield
 
 
+def gemm(*arguments):
+    """gemmEx, within `working`."""
+    _call("cublasGemmEx", _handle(), *arguments)
+
+
+def gemms(*arguments):
+    """gemmStridedBatchedEx, within `working`."""
+    _call("cublasGemmStridedBatchedEx", _handle(), *arguments)
+
+
 def captured_gemm(handle, *arguments):
     """gemmEx in place of that of CuPy's handle, in the capture of the current stream."""
     from cupy.cuda import alloc
 
     with working(alloc(WORKSPACE_BYTES)):
-        _call("cublasGemmEx", _handle(), *arguments)
+        gemm(*arguments)
 
 
 def prepare():
@@ -103,9 +95,7 @@ def forget():
 
 def _handle():
     """Of the current device. To make one waits for the device, once."""
-    from cupy.cuda import Device
-
-    device = Device().id
+    device = current()
     if device not in _handles:
         made = c_void_p()
         _call("cublasCreate_v2", byref(made))

@@ -12,6 +12,8 @@ from functools import cache, lru_cache
 from math import hypot, log2
 from pathlib import Path
 
+from .device import chip
+
 FILE = Path(__file__).with_name("measured.json")
 FORMAT = "lstm_xp quickest engines, 2"
 # What a point has beside its engines.
@@ -29,7 +31,7 @@ def objection(engine, problem):
     kind = problem.dtype, "tf32" if tf32 else "ieee", problem.training
     known, point = _nearest(device, kind, problem.N, problem.H)
     if engine not in known:
-        return f"it has not been proved on a device like this one ({_chip(device)[0]}), for {kind[0]}"
+        return f"it has not been proved on a device like this one ({chip(device).name}), for {kind[0]}"
     for quicker in point["engines"]:
         if quicker == engine:
             return ""
@@ -83,17 +85,18 @@ def own_file():
 
 def entry(device_id, source, points):
     """What the table has for a device."""
-    name, (capability, processors) = _chip(device_id)
-    return {name: {"capability": capability, "processors": processors, "from": source, "quickest": points}}
+    has = chip(device_id)
+    like = {"capability": str(has.capability), "processors": has.processors}
+    return {has.name: like | {"from": source, "quickest": points}}
 
 
 @lru_cache(maxsize=1024)
 def _nearest(device_id, kind, N, H):
     """The engines that were measured for a kind of numbers on a device, and the point nearest to a size, or None."""
-    name, chip = _chip(device_id)
-    devices = measured()
-    like = (entry for entry in devices.values() if (entry["capability"], entry["processors"]) == chip)
-    entry = devices.get(name) or next(like, {"quickest": ()})
+    has, devices = chip(device_id), measured()
+    kin = str(has.capability), has.processors
+    like = (entry for entry in devices.values() if (entry["capability"], entry["processors"]) == kin)
+    entry = devices.get(has.name) or next(like, {"quickest": ()})
     points = [point for point in entry["quickest"] if (point["dtype"], point["precision"], point["training"]) == kind]
     known = frozenset(engine for point in points for engine in point["engines"])
     return known, min(points, key=lambda point: hypot(log2(point["N"] / max(N, 1)), log2(point["H"] / H)), default=None)
@@ -105,17 +108,7 @@ def _refuses(engine, problem):
     return load(engine, problem.precision).refuses(problem)
 
 
-@cache
-def _chip(device_id):
-    """A device's name; its compute capability and its number of multiprocessors."""
-    from cupy.cuda import Device, runtime
-
-    found = runtime.getDeviceProperties(device_id)["name"].decode()
-    device = Device(device_id)
-    return found, (str(device.compute_capability), device.attributes["MultiProcessorCount"])
-
-
 def forget():
     """Read the table, and ask devices, anew."""
-    for kept in (measured, _nearest, _chip):
+    for kept in (measured, _nearest, chip):
         kept.cache_clear()

@@ -5,7 +5,7 @@ graphs of 1, 2, 4, ..., 32 steps are captured, each when it is first needed, and
 
 A graph has the addresses of a product for good. So its factors and its result lie in memory that is kept: Wh is copied
 there once per call, and the kernel of each step, which knows the step from its chunk, writes the other factor of the
-next product there too. What is kept is leased as `replay.py` says, and bounded together with what that keeps.
+next product there too. What is kept is leased as `leases.py` says.
 """
 
 import warnings
@@ -14,10 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import blas, kernels, replay
-from .blas import FixedProduct
+from . import blas, kernels, leases
+from .capture import captured, capturing, is_captured
+from .device import current
 from .memory import is_full
-from .pointwise import BLOCK, GRADIENTS, TYPES, types
+from .pointwise import BLOCK, GRADIENTS, expression
+from .products import FixedProduct
 
 FILES = ("chunk.cu",)
 KERNELS = ("chunk_forward", "chunk_backward")
@@ -25,9 +27,9 @@ KERNELS = ("chunk_forward", "chunk_backward")
 # each gate, which the kernel adds, always in one order. On FMA units, from so many units on, one product is quicker.
 PARTS, WHOLE = 4, 1024
 EXPRESSIONS = (
-    *(f"{KERNELS[0]}<{types(dtype)}>" for dtype in TYPES),
-    *(f"{KERNELS[1]}<{types(*dtypes)}, {parts}>" for dtypes in GRADIENTS for parts in (1, PARTS)),
-    *(f"chunk_sum<{W}>" for W in ("float", "double")),
+    *(expression(KERNELS[0], dtype) for dtype in kernels.TYPES),
+    *(expression(KERNELS[1], *dtypes, parts) for dtypes in GRADIENTS for parts in (1, PARTS)),
+    *(kernels.expression("chunk_sum", dtype) for dtype in ("float32", "float64")),
 )
 # Steps of the longest graph. Fewer steps than FEWEST are launched one by one.
 MOST, FEWEST = 32, 8
@@ -56,8 +58,8 @@ class Steps(NamedTuple):
     @property
     def expression(self):
         if self.backward:
-            return f"{KERNELS[1]}<{types(self.states.name, self.factors.name)}, {self.parts}>"
-        return f"{KERNELS[0]}<{types(self.states.name)}>"
+            return expression(KERNELS[1], self.states.name, self.factors.name, self.parts)
+        return expression(KERNELS[0], self.states.name)
 
     @property
     def parts(self):
@@ -82,7 +84,7 @@ class Steps(NamedTuple):
     def bytes_for(self, count):
         """Of what is needed for so many steps: 0, where these are better launched one by one."""
         # Both passes have to be kept, or each call would capture anew.
-        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= replay.KEPT_BYTES // 2 else 0
+        return self.packed_bytes if count >= FEWEST and self.packed_bytes <= leases.KEPT_BYTES // 2 else 0
 
 
 class Runner:
@@ -104,7 +106,7 @@ class Runner:
         factor = self.factor.reshape(N, parts, depth // parts).swapaxes(0, 1)
         Wh = (self.Wh.T if steps.backward else self.Wh).reshape(parts, depth // parts, width)
         self._product = FixedProduct(factor, Wh, self.result, precision=steps.precision)
-        names = "fill_chunk", steps.expression, f"chunk_sum<{types(steps.computed.name).partition(', ')[0]}>"
+        names = "fill_chunk", steps.expression, kernels.expression("chunk_sum", steps.computed.name)
         self._fill, self._cell, self._sum = (kernels.function(FILES, name, names) for name in names)
 
     def prepare(self, count):
@@ -112,13 +114,13 @@ class Runner:
         lacking = sorted(set(lengths(count)) - set(self.graphs))
         if not lacking:
             return
-        with replay.capturing:
+        with capturing:
             with blas.working(self.workspace.data):
                 # What runs for the first time is loaded, which cannot be while a stream captures.
                 self._product()
                 self._launch_cell(0, 0)
             for length in lacking:
-                self.graphs[length] = replay.captured(lambda length=length: self._launch(length))
+                self.graphs[length] = captured(lambda length=length: self._launch(length))
 
     def run(self, count, **words):
         """So many steps, backward from the last one; `words` are those of a Chunk."""
@@ -160,13 +162,11 @@ def lengths(count):
 @contextmanager
 def leased(steps, count):
     """A runner that is prepared for so many steps; None, where these are to be launched one by one."""
-    from cupy.cuda import Device
-
-    device = Device().id
-    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or replay.is_captured():
+    device = current()
+    if not steps.bytes_for(count) or device in _failed or not blas.loaded() or is_captured():
         yield None
         return
-    with replay.leased(steps, Runner) as runner:
+    with leases.leased(steps, Runner) as runner:
         try:
             runner.prepare(count)
         except Exception as error:

@@ -9,7 +9,10 @@ from itertools import product as product_of
 from math import ceil
 from typing import NamedTuple
 
-from .plan import CHUNK_BYTES, GATES, PRODUCTS, ROWS, TYPES
+from ...checks import itemsize
+from . import plan as steps
+from .kernels import expression
+from .plan import CHUNK_BYTES, GATES, ROWS, kind
 
 FILES = "mma.cuh", "cluster.cuh", "cluster_product.cuh", "cluster.cu"
 KERNELS = "cluster_forward", "cluster_backward"
@@ -30,8 +33,9 @@ MOST_PIECES = 36
 THREADS = {52: 512, 96: 384, 204: 256}
 
 BARRIER_BYTES = 16
-ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Tf32x3": 4, "Ieee": 4}  # of a row
-WEIGHT_BYTES = {"float16": 2, "bfloat16": 2, "float": 4}
+# As of single steps, and 'tf32x3'.
+PRODUCTS = steps.PRODUCTS | {("float32", "tf32x3"): ("Tf32x3", "Tf32x3")}
+ITEM_BYTES = steps.ITEM_BYTES | {"Tf32x3": 4}
 
 
 class Costs(NamedTuple):
@@ -63,7 +67,7 @@ class Cut(NamedTuple):
     """One direction: how clusters of blocks share units and rows."""
 
     kernel: str
-    stored: str  # the type of weights and states
+    stored: str  # the dtype of weights and states
     kept: str  # that of weights in a block's memory
     product: str
     blocks: int  # of a cluster
@@ -122,7 +126,7 @@ class Cut(NamedTuple):
     @property
     def pieces(self):
         """Times 16 bytes, of the weights of a lane for one chunk."""
-        return 4 * WEIGHT_BYTES[self.kept] // self.item_bytes
+        return 4 * itemsize(self.kept) // self.item_bytes
 
     @property
     def most_threads(self):
@@ -166,7 +170,7 @@ class Cut(NamedTuple):
         types, numbers = [self.stored, self.product], [self.blocks, self.tiles, self.parts, self.held]
         if self.backward:
             types[1:1], numbers[4:] = [self.kept], [self.groups]
-        return f"{self.kernel}<{', '.join(map(str, types + numbers))}>"
+        return expression(self.kernel, *types, *numbers)
 
     def seconds(self, processors):
         """An estimate of one step: as many clusters as there is room for, one after the other."""
@@ -222,14 +226,12 @@ def most_units(dtype, precision):
 def _fitting(dtype, precision, N, H):
     """Of both directions, every cut for which there is room."""
     both = zip(KERNELS, products(dtype, precision), strict=True)
-    return [list(cuts(kernel, TYPES[dtype], product, N, H)) for kernel, product in both]
+    return [list(cuts(kernel, dtype, product, N, H)) for kernel, product in both]
 
 
 def products(dtype, precision):
     """Of the forward and the backward pass."""
-    if dtype == "float32" and precision == "tf32x3":
-        return "Tf32x3", "Tf32x3"
-    return PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
+    return PRODUCTS[kind(dtype, precision)]
 
 
 def cuts(kernel, stored, product, N, H):
@@ -239,7 +241,7 @@ def cuts(kernel, stored, product, N, H):
     for (blocks, parts), count in product_of(CUTS[kernel], tiles):
         every = (
             Cut(kernel, stored, kept, product, blocks, count, parts, held, groups, N, H)
-            for kept in dict.fromkeys(("float", stored) if ITEM_BYTES[product] == 4 else (stored,))
+            for kept in dict.fromkeys(("float32", stored) if ITEM_BYTES[product] == 4 else (stored,))
             for groups in (HELD if backward and blocks > PORTABLE else (1,))
             for held in HELD[groups]
         )
@@ -249,10 +251,9 @@ def cuts(kernel, stored, product, N, H):
 
 def kernels():
     """Every kernel that a plan can ask for: its C++ name -> a cut that does."""
-    keys = [*PRODUCTS, ("float32", "tf32x3")]
     every = (
         cut
-        for dtype, precision in keys
+        for dtype, precision in PRODUCTS
         for H in range(8, most_units(dtype, precision) + 1, 8)
         for found in _fitting(dtype, precision, ROWS + 1, H)
         for cut in found

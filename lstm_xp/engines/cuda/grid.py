@@ -10,6 +10,7 @@ from functools import cache, lru_cache
 import numpy as np
 
 from . import kernels
+from .device import current
 from .grid_plan import LANES, LINE, WARPS
 from .memory import cuda, strided
 
@@ -33,7 +34,7 @@ TROUBLE = {
 
 def run(part, chip, Wh, **words):
     """Launch one pass on the current device and stream; `words` are those of a Work, arrays by their addresses."""
-    launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, device())
+    launch, fixed, workspace_bytes, message_bytes = _settled(part, chip, current())
     told = cuda().alloc(workspace_bytes)
     told.memset_async(0xFF, workspace_bytes)  # all bits set: nothing yet
     messages = told.ptr + LINE
@@ -45,11 +46,11 @@ def run(part, chip, Wh, **words):
 
 def check(name):
     """Raise if an earlier launch on the current device gave up."""
-    _, words = _report(device())
+    _, words = _report(current())
     trouble, words[0] = int(words[0]), 0
     if trouble:
         raise RuntimeError(
-            f"{name}: an earlier call on cuda:{device()} was given up, for {TROUBLE[trouble]} What it returned has "
+            f"{name}: an earlier call on cuda:{current()} was given up, for {TROUBLE[trouble]} What it returned has "
             f"NaN where nothing was computed. The device is in order; this call has not begun."
         )
 
@@ -93,8 +94,3 @@ def _report(device_id):
     words = np.frombuffer(memory, np.uint32, 1)
     words[0] = 0
     return memory, words
-
-
-def device():
-    """The number of the current device."""
-    return cuda().Device().id

@@ -7,7 +7,8 @@ measurements on an H200 do.
 from functools import lru_cache
 from typing import NamedTuple
 
-from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS, TYPES
+from .kernels import expression
+from .plan import CHUNK_BYTES, COLUMNS, GATES, ROWS, kind
 
 # As in grid.cu. Threads of a warp; warps of a block; places for messages. Bytes of a line of the level-2 cache.
 LANES, WARPS, PLACES, LINE = 32, 8, 9, 128
@@ -44,18 +45,11 @@ MESSAGE, LOOK, CELLS = 0.5e-6, 0.5e-6, 0.4e-6
 CACHE_RATE, SHARED_RATE = 4e10, 2e11
 
 
-class Chip(NamedTuple):
-    """What a device has."""
-
-    processors: int
-    shared_bytes: int  # that one block can have
-
-
 class Pass(NamedTuple):
     """One direction: which kernel, and which block has what."""
 
     kernel: str
-    states: str  # a type as it is stored
+    states: str  # a dtype as it is stored
     product: Product
     N: int
     H: int
@@ -138,7 +132,7 @@ class Pass(NamedTuple):
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        return f"grid::{self.kernel}<{self.states}, {self.product.name}, {self.tiles}>"
+        return expression(f"grid::{self.kernel}", self.states, self.product.name, self.tiles)
 
     @property
     def seconds(self):
@@ -171,13 +165,13 @@ def plan(dtype, precision, N, H, chip):
     N, H : int
         Rows and units, at least 1.
     chip : Chip
-        What the device has.
+        What the device has (`device.py`): its processors, and the shared memory of a block.
     """
     found = []
-    for kernel, product in zip(KERNELS, _products(dtype, precision), strict=True):
+    for kernel, product in zip(KERNELS, PRODUCTS[kind(dtype, precision)], strict=True):
         passes = []
         for tiles in range(1, product.down + 1):
-            alone = Pass(kernel, TYPES[dtype], product, N, H, tiles, 1)
+            alone = Pass(kernel, dtype, product, N, H, tiles, 1)
             replicas = min(alone.chains, chip.processors // alone.slices)
             if replicas and alone.shared_bytes <= chip.shared_bytes:
                 passes.append(alone._replace(replicas=replicas))
@@ -197,13 +191,9 @@ def most_units(dtype, precision, chip):
 def expressions():
     """Every kernel that a plan can ask for, by its C++ name."""
     every = (
-        Pass(kernel, TYPES[dtype], product, 1, 1, tiles, 1)
+        Pass(kernel, dtype, product, 1, 1, tiles, 1)
         for (dtype, _), products in PRODUCTS.items()
         for kernel, product in zip(KERNELS, products, strict=True)
         for tiles in range(1, product.down + 1)
     )
     return tuple(part.expression for part in every)
-
-
-def _products(dtype, precision):
-    return PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]

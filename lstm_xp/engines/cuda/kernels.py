@@ -8,11 +8,22 @@ from struct import Struct
 
 FOLDER = Path(__file__).parent
 OPTIONS = ("-std=c++17",)
+# dtype -> its type in the sources.
+TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
 
 
 def source(*files):
     """The text of files, each once, after what all of them share."""
     return "".join((FOLDER / name).read_text(encoding="utf-8") for name in dict.fromkeys(("cell.cuh", *files)))
+
+
+def expression(kernel, *arguments):
+    """The C++ name of a kernel; of its arguments, dtypes are given by their names, and all else as it is written."""
+    return f"{kernel}<{', '.join(map(_spelled, arguments))}>"
+
+
+def _spelled(argument):
+    return str(argument).lower() if isinstance(argument, bool) else TYPES.get(argument, str(argument))
 
 
 @cache

@@ -3,6 +3,8 @@
 from functools import lru_cache
 from typing import NamedTuple
 
+from .kernels import expression
+
 GATES, COLUMNS, ROWS = 4, 16, 8  # as in step.cu
 CHUNK_BYTES = 64  # of a row of h or da, or of a column of weights, in one chunk of the depth
 
@@ -45,8 +47,7 @@ TILES = (
     *(Tile(4, 4, 1, warps, 2) for warps in (4, 8)),
 )
 
-# dtype -> the type that is stored.
-TYPES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float"}
+DTYPES = "float16", "bfloat16", "float32"
 # dtype, precision -> the products of the forward and the backward pass. Backward, da of bfloat16 is bfloat16, which has
 # the range; of float16 it is float32: TF32 has its range, and the digits of float16.
 PRODUCTS = {
@@ -55,7 +56,7 @@ PRODUCTS = {
     ("float32", "ieee"): ("Ieee", "Ieee"),
     ("float32", "tf32"): ("Tf32", "Tf32"),
 }
-ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}
+ITEM_BYTES = {"Half": 2, "Bfloat": 2, "Tf32": 4, "Ieee": 4}  # of a row
 
 # An estimate of a step, fitted to 2700 measured on an H200: on the mean, what it chooses takes 3 % longer there than
 # the quickest. Seconds from one kernel of a graph to the next, with what a kernel does beside its product; what it
@@ -72,7 +73,7 @@ class Pass(NamedTuple):
     """One direction: which kernel, on which grid."""
 
     kernel: str
-    weights: str  # types as they are stored
+    weights: str  # dtypes as they are stored
     states: str
     product: str
     tile: Tile
@@ -140,17 +141,17 @@ class Pass(NamedTuple):
     @property
     def expression(self):
         """The C++ name of the kernel."""
-        return f"{self.kernel}<{self.states}, {self.product}, {', '.join(map(str, self.tile))}>"
+        return expression(self.kernel, self.states, self.product, *self.tile)
 
     @property
     def packing(self):
         """The C++ name of the kernel that packs the weights."""
-        return f"pack<{self.weights}, {self.product}, {str(self.backward).lower()}>"
+        return expression("pack", self.weights, self.product, self.backward)
 
     @property
     def packing_rows(self):
         """The C++ name of the kernel that packs h0, forward."""
-        return f"pack_rows<{self.weights}, {self.product}>"
+        return expression("pack_rows", self.weights, self.product)
 
     def seconds(self, processors):
         """An estimate of one step."""
@@ -196,12 +197,16 @@ def plan(dtype, precision, N, H, processors, clusters=True):
     return Plan(*found)
 
 
+def kind(dtype, precision):
+    """The key of PRODUCTS: of the dtypes, float32 alone has several precisions."""
+    return dtype, precision if dtype == "float32" else "ieee"
+
+
 def passes(dtype, precision, N, H, clusters=True):
     """Both directions with every tile."""
-    products = PRODUCTS[dtype, precision if dtype == "float32" else "ieee"]
-    stored = TYPES[dtype]
+    products = PRODUCTS[kind(dtype, precision)]
     return [
-        Pass(kernel, stored, stored, product, tile, N, H)
+        Pass(kernel, dtype, dtype, product, tile, N, H)
         for kernel, product in zip(KERNELS, products, strict=True)
         for tile in TILES
         if clusters or tile.split == 1
@@ -212,7 +217,7 @@ def kernels(clusters=True):
     """Every kernel of a step that can be asked for: its C++ name -> a pass that does."""
     every = [part for dtype, precision in PRODUCTS for part in passes(dtype, precision, 1, 1, clusters)]
     # Gradients from outside are float32, where those of h_n were added to them.
-    every += [part._replace(states="float") for part in every if part.backward]
+    every += [part._replace(states="float32") for part in every if part.backward]
     return {part.expression: part for part in every}
 
 

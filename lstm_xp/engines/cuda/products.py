@@ -5,7 +5,8 @@ from functools import cache
 import numpy as np
 
 from ...checks import COMPUTE_DTYPE, dtype_name
-from .replay import capturing, is_captured
+from . import blas
+from .capture import capturing, is_captured
 
 # Read by cuBLAS while it is called.
 SCALARS = {dtype: (np.zeros(1, dtype), np.ones(1, dtype)) for dtype in ("float32", "float64")}
@@ -52,6 +53,24 @@ class Product:
         _multiply(*self._before, A, *self._between, out, *self._after)
 
 
+class FixedProduct(Product):
+    """out[k] = A[k] @ B[k] for every k, at the addresses of the arrays, within `blas.working`."""
+
+    def __init__(self, A, B, out, **options):
+        super().__init__(A[0], B[0], out[0], **options)
+        self._strides, self._count = [v.strides[0] // v.itemsize for v in (B, A, out)], len(out)
+
+    def __call__(self):
+        B, A, out = self._strides
+        first_A, _, first_out = (v.data.ptr for v in self.arrays)
+        before, between, after = self._before[2:], self._between, self._after
+        if self._count == 1:
+            blas.gemm(*before, first_A, *between, first_out, *after)
+            return
+        every = *before, B, first_A, *between[:2], A, between[2], first_out, *after[:2], out, self._count, *after[2:]
+        blas.gemms(*every)
+
+
 def multiply_at(dtype, out_dtype, precision, sizes, A, B, out, *, add=False):
     """`multiply` of addresses: A and B are (address, whether it is read transposed, leading dimension); M, K, N."""
     A, *of_A = A
@@ -77,9 +96,7 @@ def _arguments(dtype, out_dtype, precision, sizes, A, B, add):
 def _multiply(cublas, *arguments):
     """gemmEx, to the current stream, which may be captured: what CuPy refuses."""
     if is_captured():
-        from .blas import captured_gemm
-
-        captured_gemm(*arguments)
+        blas.captured_gemm(*arguments)
     else:
         cublas.gemmEx(*arguments)
 

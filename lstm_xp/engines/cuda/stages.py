@@ -7,17 +7,17 @@ float32; beside gradients that are float32, they are widened.
 
 from functools import cache
 
-from ...checks import dtype_name
+from ...checks import COMPUTE_DTYPE, dtype_name
 from . import kernels, pointwise
 from .memory import strided, working_on
 from .products import computed_with, multiply
 
 FILES = "timeline.cuh", "stages.cu"
-# dtype -> what it is stored as, and what it is computed with: the types S and A of the kernel, R being either. Beside
-# da of bfloat16, all three are that.
-TYPES = {name: tuple(types.split(", ")) for name, types in pointwise.TYPES.items()}
-VARIANTS = tuple(dict.fromkeys(f"{S}, {R}, {W}" for S, W in TYPES.values() for R in (S, W)))
-EXPRESSIONS = (*(f"arrange<{types}>" for types in VARIANTS), "arrange<bfloat16, bfloat16, bfloat16>")
+# Dtypes of what is stored, and of what is computed with.
+DTYPES = tuple((dtype, COMPUTE_DTYPE[dtype]) for dtype in kernels.TYPES)
+# They are S and A of the kernel, R being either. Beside da of bfloat16, all three are that.
+VARIANTS = tuple(dict.fromkeys((S, R, W) for S, W in DTYPES for R in (S, W)))
+EXPRESSIONS = tuple(kernels.expression("arrange", *dtypes) for dtypes in (*VARIANTS, ("bfloat16",) * 3))
 BLOCK = 128
 # The lengths of a Timeline (an address, and whether it is reversed) where there are none.
 FULL = 0, 0
@@ -106,8 +106,8 @@ def _arranged(v, dtype, bias=None, a=None):
     rows = v.reshape(T * N, K) if as_it_lies else cp.empty((T * N, K), dtype)
     if as_it_lies and a is None:
         return rows
-    S, W = TYPES[dtype_name(v.dtype)]
-    arrange = arranging(S, S if rows.dtype == v.dtype else W, W if a is None else TYPES[dtype_name(a.dtype)][0])
+    S = dtype_name(v.dtype)
+    arrange = arranging(S, dtype_name(rows.dtype), COMPUTE_DTYPE[S] if a is None else dtype_name(a.dtype))
     of_bias = (0, 0) if bias is None else strided(bias)
     a_at, columns = (0, 0) if a is None else (a.data.ptr, a.size // (T * N))
     arrange(T * N, BLOCK, *strided(v), 0 if as_it_lies else rows.data.ptr, *of_bias, a_at, *FULL, N, K, columns)
@@ -116,5 +116,7 @@ def _arranged(v, dtype, bias=None, a=None):
 
 @cache
 def arranging(S, R, A):
-    """The kernel: its arguments are those of `arrange` in stages.cu."""
-    return kernels.Launcher(kernels.function(FILES, f"arrange<{S}, {R}, {A}>", EXPRESSIONS), "PqqqPPqPPiIII")
+    """The kernel, by dtypes: its arguments are those of `arrange` in stages.cu."""
+    return kernels.Launcher(
+        kernels.function(FILES, kernels.expression("arrange", S, R, A), EXPRESSIONS), "PqqqPPqPPiIII"
+    )

@@ -4,6 +4,10 @@ Of a sequence of a usual size, Python takes longer than the device. So memory is
 what is returned alone, and after all is launched; what can be one launch is one (`stages.cu`, `whole.cu`); kernels are
 launched by addresses. What is computed is what `stages.py` says, which does it for larger problems; the order of the
 steps of rows of several lengths is that of `timeline.py`.
+
+Half types, where an engine says nothing else: h @ Wh multiplies them as they are, and sums in float32; backward, da of
+bfloat16 is bfloat16, too. That of float16 is float32, and is multiplied as TF32, which has its range and the digits of
+float16.
 """
 
 import sys
@@ -11,16 +15,20 @@ from functools import cache
 from typing import NamedTuple
 
 from ...checks import dtype_name
-from . import kernels, memory, stages
+from . import choice, kernels, memory, stages
+from .kernels import expression
 from .memory import strided
 from .products import computed_with, factor_dtype, layout, multiply_at
+from .refusals import of_products, refusal
 
 FILES = "timeline.cuh", "whole.cu"
-FACTORS = tuple(f"factors<{types}>" for types in stages.VARIANTS)
-ROUNDED = tuple(f"rounded<{S}, {W}>" for S, W in stages.TYPES.values() if S != W)
-STATES = tuple(f"{name}<{S}, {W}>" for S, W in stages.TYPES.values() for name in ("last", "enter", "straight"))
-ORDERED = tuple(f"restore<{S}>" for S, _ in stages.TYPES.values()) + ("saturate<float>", "saturate<double>")
-EXPRESSIONS = (*FACTORS, *ROUNDED, *STATES, *ORDERED)
+EXPRESSIONS = (
+    *(expression("factors", *dtypes) for dtypes in stages.VARIANTS),
+    *(expression("rounded", S, W) for S, W in stages.DTYPES if S != W),
+    *(expression(name, S, W) for S, W in stages.DTYPES for name in ("last", "enter", "straight")),
+    *(expression("restore", S) for S, _ in stages.DTYPES),
+    *(expression("saturate", W) for W in ("float32", "float64")),
+)
 BLOCK = 128
 # Gradients of weights are one product of all their factors side by side, up to so many numbers; beyond, their copy
 # would take longer than the calls that it spares.
@@ -51,9 +59,9 @@ class Kit(NamedTuple):
 
 
 class Whole:
-    """What engines for CuPy are made of: forward and backward of arrays, and whole calls. One has `name`, `precision`,
-    and its recurrence on the current device, in contiguous memory that is there (each an array's `data`; Wh is an
-    array, of any strides), with sizes T, N, H:
+    """What engines for CuPy are made of: forward and backward of arrays, and whole calls. One is a class of this with
+    `name`, its limits where they are others than these here, and its recurrence on the current device, in contiguous
+    memory that is there (each an array's `data`; Wh is an array, of any strides), with sizes T, N, H:
 
     advance(sizes, gates, c, c0, h, h0, Wh, keep)               forward
     retreat(sizes, dh, wide, gates, c, c0, Wh, da, dh_t, dc_t)  backward; dh is an address (0: zeros) and strides by
@@ -61,11 +69,28 @@ class Whole:
                                                                 dtype. dh_t, dc_t are dh_n, dc_n before, dh0, dc0 after
     """
 
-    def __init__(self, others, precision=None):
-        # Stages one and three of larger problems, and single steps of a stream; and their precision, or one of
-        # the engine's own, beside which they are IEEE's.
-        self.precision, self.product, self.step = precision or others.precision, others.product, others.step
-        self.inputs, self.weight_gradients, self.copy = others.inputs, others.weight_gradients, stages.copy
+    dtypes = tuple(kernels.TYPES)
+    least = 0  # compute capability, times ten, that its own kernels need
+    precisions = "ieee", "tf32"  # that it has; in place of any other, the first
+
+    def __init__(self, precision):
+        self.precision = precision
+        # Stages one and three of larger problems, and single steps of a stream.
+        others = stages.TF32 if precision == "tf32" else stages.IEEE
+        self.product, self.step, self.copy = others.product, others.step, stages.copy
+        self.inputs, self.weight_gradients = others.inputs, others.weight_gradients
+
+    def refuses(self, problem):
+        """Why it cannot run a problem of its own precision at all; "" when it can."""
+        return refusal(problem, self.dtypes, self.least) or self.limit(problem) or of_products(problem)
+
+    def declines(self, problem):
+        """Why it is not the one to choose by itself, by what was measured; "" otherwise."""
+        return choice.objection(self.name, problem)
+
+    def limit(self, problem):
+        """Why its own kernels cannot run a problem of these; "" if they can."""
+        return ""
 
     def beside(self, sizes, Wh, outer=None):
         """Bytes that the recurrence needs beside what it returns; `outer` is the dtype of dh, backward."""
@@ -241,23 +266,29 @@ class Whole:
             raise MemoryError(memory.told(x.device, f"{self.name}: {what}", needed)) from error
 
 
+def by_precision(Engine):
+    """What the module of an engine has as `at`: of a precision, one engine for all calls."""
+    engines = {precision: Engine(precision) for precision in Engine.precisions}
+    return lambda precision: engines.get(precision, engines[Engine.precisions[0]])
+
+
 @cache
 def _kit(own):
-    (S, W), wide = stages.TYPES[dtype_name(own)], computed_with(own)
-    factor = factor_dtype(own, wide)
+    wide = computed_with(own)
+    S, W, factor = dtype_name(own), dtype_name(wide), factor_dtype(own, wide)
 
-    def launcher(name, parameters):
-        return kernels.Launcher(kernels.function(FILES, name, EXPRESSIONS), parameters)
+    def launcher(parameters, *kernel):
+        return kernels.Launcher(kernels.function(FILES, expression(*kernel), EXPRESSIONS), parameters)
 
     arrange = [stages.arranging(S, R, W) for R in (S, W)]
-    factors = launcher(f"factors<{S}, {S if factor is own else W}, {W}>", "PqqqPqqqPqqPPiIIII")
-    rounded = None if S == W else launcher(f"rounded<{S}, {W}>", "PPQ")
+    factors = launcher("PqqqPqqqPqqPPiIIII", "factors", S, dtype_name(factor), W)
+    rounded = None if S == W else launcher("PPQ", "rounded", S, W)
     of_lengths = [
-        launcher(f"saturate<{W}>", "PPII"),
-        launcher(f"last<{S}, {W}>", "PPPqqPqqPPPII"),
-        launcher(f"enter<{S}, {W}>", "PqqqPqqPPiII"),
-        launcher(f"straight<{S}, {W}>", "PqqPqqPPPI"),
-        launcher(f"restore<{S}>", "PPPiII"),
+        launcher("PPII", "saturate", W),
+        launcher("PPPqqPqqPPPII", "last", S, W),
+        launcher("PqqqPqqPPiII", "enter", S, W),
+        launcher("PqqPqqPPPI", "straight", S, W),
+        launcher("PPPiII", "restore", S),
     ]
     return Kit(own, wide, factor, *arrange, factors, rounded, *of_lengths)
 

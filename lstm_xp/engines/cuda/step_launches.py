@@ -1,4 +1,4 @@
-"""The launches of `step.cu`: one per step, replayed from a CUDA graph; and what is kept for that between calls.
+"""The launches of `step.cu`: one per step, replayed from a CUDA graph.
 
 A graph of CHUNK launches is captured once, so that neither capture nor graph grows with the number of steps. It knows
 the addresses of its job, of the packed weights, and of the rows that steps leave each other. Each replay is preceded by
@@ -11,11 +11,10 @@ packed weights are there for all of them. So does what follows a graph: its last
 waits for the end of the one before.
 """
 
-import threading
-from contextlib import contextmanager
-
 from . import kernels, programmatic
-from .memory import cuda, strided
+from .capture import captured, capturing, is_captured
+from .device import chip, current
+from .memory import strided
 from .plan import CLUSTERS
 
 FILES = "mma.cuh", "cluster.cuh", "step.cu"
@@ -24,8 +23,8 @@ FILES = "mma.cuh", "cluster.cuh", "step.cu"
 CHUNK, FEWEST = 32, 8
 # Bytes of a job, and more.
 JOB_BYTES = 128
-# Runners that are kept for later calls on a device, the last ones used, with so many bytes of weights at most.
-KEPT, KEPT_BYTES = 16, 1 << 29
+# The words of a Job after `first` and `steps`.
+WORDS = ("gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
 # By product: estimated seconds of a step, up to which it begins while the one before still runs. Blocks that begin
 # early lie on the multiprocessors as there is room, several on one: a longer step loses more by that than it saves,
 # which is half a microsecond; most of all on FMA units.
@@ -40,9 +39,6 @@ BLOCK = 256
 PARAMETERS = {"fill": "PqqPPPPqPPPqqq", "pack": "PqqIIIPI", "pack_rows": "PIIIIP", "step": "PPPIIi"}
 # Devices, by their number, and whether programmatic launches can be captured there: tried once.
 _programmatic = {}
-# For what one thread at a time may do: capture, and what spoils the capture of any other, which is to wait for the
-# whole device, as the making of a handle of cuBLAS does.
-capturing = threading.RLock()
 
 
 class Runner:
@@ -105,11 +101,11 @@ class Runner:
 
     def _may_be_programmatic(self):
         """Whether steps may, and should, on the current device; ordinary launches are always right."""
-        from cupy.cuda import Device, get_current_stream
+        from cupy.cuda import get_current_stream
 
-        if self.steps.seconds(Device().attributes["MultiProcessorCount"]) > EARLY[self.steps.product]:
+        device = current()
+        if self.steps.seconds(chip(device).processors) > EARLY[self.steps.product]:
             return False
-        device = Device().id
         if device not in _programmatic and not get_current_stream().is_capturing():
             _programmatic[device] = self._can_be_programmatic()
         return _programmatic.get(device, False)
@@ -127,88 +123,6 @@ class Runner:
         return True
 
 
-class _Here(threading.local):
-    as_captured = False
-
-
-_here = _Here()
-
-
-@contextmanager
-def as_captured():
-    """In it, this thread works as it does in a capture, so that nothing is left to be loaded then."""
-    _here.as_captured = True
-    try:
-        yield
-    finally:
-        _here.as_captured = False
-
-
-def is_captured():
-    """Whether what goes to the current stream is captured, or is to be done as if it were."""
-    return _here.as_captured or cuda().get_current_stream().is_capturing()
-
-
-def captured(launch):
-    """A graph of all that a function launches.
-
-    Another thread, of the caller's own, may spoil a capture. So one that fails is tried once more.
-    """
-    with capturing:
-        try:
-            return _captured(launch)
-        except Exception:
-            return _captured(launch)
-
-
-def _captured(launch):
-    from cupy.cuda import Stream, runtime
-
-    stream = Stream(non_blocking=True)
-    with stream:
-        # In this mode, no thread is kept from making arrays meanwhile.
-        stream.begin_capture(runtime.streamCaptureModeRelaxed)
-        try:
-            launch()
-        finally:
-            graph = stream.end_capture()
-    return graph
-
-
-# The words of a Job after `first` and `steps`.
-WORDS = ("gates", "c", "c0", "h", "kept", "da", "dh", "dc", "by_step", "by_row", "by_unit")
-
-
-_idle, _lock = [], threading.Lock()
-
-
-@contextmanager
-def leased(steps, make=Runner):
-    """A runner for a pass, for this thread on the current device and stream alone, until the `with` ends.
-
-    Where none is kept, one is made, and for a capture, to which it belongs for good. Afterwards it goes on being in use
-    for as long as the device works; whoever gets it next on that stream comes after.
-    """
-    if is_captured():
-        yield make(steps)
-        return
-    key = cuda().Device().id, threading.get_ident(), cuda().get_current_stream().ptr, steps
-    with _lock:
-        found = next((entry for entry in reversed(_idle) if entry[0] == key), None)
-        if found:
-            _idle.remove(found)
-    runner = found[1] if found else make(steps)
-    yield runner  # and after an error it is forgotten
-    with _lock:
-        if runner.usable:
-            _idle.append((key, runner))
-        here = [entry for entry in _idle if entry[0][0] == key[0]]
-        while len(here) > KEPT or sum(kept.steps.packed_bytes for _, kept in here) > KEPT_BYTES:
-            _idle.remove(here.pop(0))
-
-
 def forget():
-    """Give back all that is kept."""
-    with _lock:
-        _idle.clear()
-        _programmatic.clear()
+    """Try on every device anew what can be captured there."""
+    _programmatic.clear()
