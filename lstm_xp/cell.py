@@ -28,7 +28,7 @@ def _same(v):
 def conversions(x, xp):
     """To the compute dtype of x, and back to the dtype of x: functions that leave arrays of that dtype alone."""
     compute = checks.compute_dtype(x, xp)
-    if compute == x.dtype and getattr(compute, "isnative", True):
+    if compute == x.dtype:
         return _same, _same
     return (lambda v: xp.astype(v, compute, copy=False)), (lambda v: xp.astype(v, x.dtype, copy=False))
 

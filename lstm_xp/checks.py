@@ -66,13 +66,18 @@ def array_library(xp):
 
 
 def dtype_name(dtype):
-    """A dtype by its name alone, whatever the library calls it: torch.float32 -> float32."""
+    """A dtype by its name alone, whatever the library calls it: torch.float32 -> float32.
+
+    With bytes in the other order than this processor's, which is no dtype to compute with: >f4.
+    """
     return _dtype_name(type(dtype), dtype)
 
 
 @cache
 def _dtype_name(kind, dtype):
     # Kept by the type, too: dtypes of two libraries may hash alike, and must not be compared.
+    if not getattr(dtype, "isnative", True):
+        return dtype.str
     return getattr(dtype, "name", None) or str(dtype).rpartition(".")[2]
 
 
@@ -142,15 +147,18 @@ def one_library(function, arrays):
             )
     if any(array.dtype != first.dtype for array in arrays.values()):
         dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
-        if len(set(dtypes.values())) == 1:  # they differ in the order of bytes
-            dtypes = {name: getattr(array.dtype, "str", dtypes[name]) for name, array in arrays.items()}
         raise TypeError(
             f"{function}: all arrays must share one dtype; got {_listed(dtypes)}. "
             f"Convert with astype: nothing is cast by itself."
         )
     dtype = dtype_name(first.dtype)
     if dtype not in COMPUTE_DTYPE:
-        raise TypeError(f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}.")
+        hint = ""
+        if not getattr(first.dtype, "isnative", True):
+            hint = " Its bytes are in another order than this processor's: use astype(v.dtype.newbyteorder('='))."
+        raise TypeError(
+            f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}.{hint}"
+        )
     devices = {name: device(array) for name, array in arrays.items()}
     known = {name: place for name, place in devices.items() if place is not None}
     if any(place != next(iter(known.values())) for place in known.values()):  # CuPy's cannot be hashed

@@ -368,7 +368,7 @@ class LSTM:
         dstate = parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp)
         return LayerGradients(dx if need_dx else None, dstate, tuple(dparams[k] for k in order))
 
-    def step(self, params: Sequence[Direction], x_t: Array, state: State | None) -> tuple[Array, State]:
+    def step(self, params: Sequence[Direction], x_t: Array, state: State | None = None) -> tuple[Array, State]:
         """One time step of a stream: fed step by step, a sequence gives what `forward` gives for the whole.
 
         Parameters
@@ -385,7 +385,7 @@ class LSTM:
         y_t : array, shape (N, R)
             Output of the last layer.
         state : State
-            After this step. y_t may share its memory.
+            After this step. It shares no memory with y_t.
 
         Raises
         ------

@@ -88,7 +88,8 @@ def lstm_forward(
 
     Notes
     -----
-    Cost: 8 N T H (D + H) flop. Training keeps gates (N, T, 4H), c (N, T, H), h, and references to the arguments.
+    Cost: 8 N T H (D + H) flop. Training keeps gates (N, T, 4H), c (N, T, H), and references to the arguments and to h:
+    write to none of these before the backward pass.
     float16 and bfloat16: products accumulate in float32, gates and cell states are float32, only what is returned is
     rounded, and h as it is handed to the next step.
 

@@ -25,7 +25,8 @@ def step(network, params, x, state):
     run = _plain_step if network.plain else _variant_step
     if len(params) == 1:
         y, next_c = run(network, params[0], x, h[0, ...], c[0, ...])
-        return y, State(y[None, ...], next_c[None, ...])
+        own = engines.load("array_api").copy(y)  # the caller may write to it
+        return own, State(y[None, ...], next_c[None, ...])
     y, all_h, all_c = x, [], []
     for layer, p in enumerate(params):
         y, next_c = run(network, p, y, h[layer, ...], c[layer, ...])
@@ -64,7 +65,7 @@ def _at_once(network, params, x, state):
             x = next_h[layer]
     except (TypeError, ValueError):  # something else than nine arrays, or arrays of another kind
         return None
-    return x, State(next_h, next_c)
+    return x.copy(), State(next_h, next_c)  # the caller may write to the output
 
 
 def _plain_step(network, p, x, h, c):

@@ -121,6 +121,17 @@ def test_frozen_weights_change_no_bit(sizes, dtype, order):
 
 
 @compiled
+@pytest.mark.parametrize("name", ["Wx", "Wh"])
+def test_frozen_weights_that_are_not_aligned(name):
+    arrays, frozen = frozen_problem(3, 4, 5, 6)
+    weights = np.ndarray(arrays[name].shape, "float32", b"." + arrays[name].tobytes(), offset=1)
+    assert is_frozen(weights)
+    assert not weights.flags.aligned
+    for result, wanted in zip(run_engine(frozen | {name: weights}), run_engine(arrays), strict=True):
+        assert same_bits(result, wanted)
+
+
+@compiled
 def test_gradients_of_frozen_weights():
     arrays, frozen = frozen_problem(5, 7, 19, 33)
     found = []

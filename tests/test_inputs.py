@@ -27,7 +27,6 @@ LAYOUTS = {
     "negative strides": lambda v: np.flip(np.flip(v).copy()),
     "time-major": lambda v: np.ascontiguousarray(v.swapaxes(0, 1)).swapaxes(0, 1) if v.ndim > 1 else v,
     "unaligned": lambda v: np.frombuffer(b"." + v.tobytes(), v.dtype, offset=1).reshape(v.shape),
-    "byte-swapped": lambda v: v.astype(v.dtype.newbyteorder()),
     "read-only": lambda v: np.frombuffer(v.tobytes(), v.dtype).reshape(v.shape),
 }
 
@@ -52,6 +51,22 @@ def test_any_layout_of_a_step(layout):
         results.append([h, c, *lstm_xp.lstm_step_backward(arrays["dh_n"], arrays["dc_n"], cache)])
     for result, expected in zip(*results, strict=True):
         assert_close(result, expected, kind="gradient")
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_bytes_in_another_order_are_refused(others):
+    """Whether all arrays have them so, or some."""
+    values = random_problem()
+    swapped = {name: value.astype(value.dtype.newbyteorder()) for name, value in values.items()}
+    arrays = swapped | ({} if others else {"x": values["x"]})
+    with pytest.raises(TypeError, match=r"got [<>]f8\. .*newbyteorder" if others else r"x: float64, h0: [<>]f8"):
+        run(arrays)
+    network = lstm_xp.LSTM(3, 2)
+    params = (lstm_xp.Direction(*(arrays[name] for name in ("Wx", "Wh", "b"))),)
+    for call in (network.forward, network.step):
+        x = arrays["x"] if call == network.forward else arrays["x"][:, 0]
+        with pytest.raises(TypeError, match=r"[<>]f8"):
+            call(params, x, None)
 
 
 def test_broadcast_views(engine):

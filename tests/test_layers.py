@@ -291,6 +291,14 @@ def test_dx_can_be_left_out(kind):
         assert all(same_bits(full[name], v) for name, v in without.items())
 
 
+def test_settings_may_be_numbers_of_numpy():
+    network = LSTM(np.int64(D), np.int32(H), np.uint8(2), dropout=np.float32(0.5), clip=np.int64(2), forget_bias=1)
+    assert network == LSTM(D, H, 2, dropout=0.5, clip=2.0)
+    values = (network.input_size, network.num_layers, network.dropout, network.clip, network.forget_bias)
+    assert [type(value) for value in values] == [int, int, float, float, float]
+    assert repr(network) == repr(LSTM(D, H, 2, dropout=0.5, clip=2.0))
+
+
 def test_gradients_have_names():
     network = network_of("two layers")
     values = random_values(network)

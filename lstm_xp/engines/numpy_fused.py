@@ -45,8 +45,7 @@ def declines(problem):
 
 def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     """Stages one and two: pre-activations are made block by block, when the recurrence wants them."""
-    T, N, D, H = *x.shape, Wh.shape[0]
-    dtype = _native(x.dtype)
+    (T, N, D), H, dtype = x.shape, Wh.shape[0], x.dtype
     b = np.zeros(4 * H, dtype) if b is None else b
     ended = None if lengths is None else np.arange(T)[:, None] >= lengths
     halves = _halves(H, dtype)
@@ -84,8 +83,7 @@ def forward(a, h0, c0, Wh, *, keep):
 @np.errstate(under="ignore")
 def _recurrence(fill, T, h0, c0, Wh, keep):
     """All steps; `fill(start, stop, out)` writes their pre-activations (steps, 4, H, N), halved but for those of g."""
-    N, H = h0.shape
-    dtype = _native(c0.dtype)
+    (N, H), dtype = h0.shape, c0.dtype
     weights = Wh * _halves(H, dtype)
     weights = _turned(weights) if N > TURN else weights.T
     size = _steps(T, N, H)
@@ -271,8 +269,8 @@ def step(x, h, c, Wx, Wh, b):
 
 def _states(dh_n, dc_n, c0):
     """Gradients of the final state, None for zeros, as (H, N) in memory of their own."""
-    dtype = _native(c0.dtype)
-    return (np.zeros(c0.T.shape, dtype) if v is None else np.array(v.T, dtype, order="C") for v in (dh_n, dc_n))
+    empty = np.zeros(c0.T.shape, c0.dtype)
+    return (empty.copy() if v is None else np.array(v.T, c0.dtype, order="C") for v in (dh_n, dc_n))
 
 
 def _flush(v):
@@ -283,11 +281,6 @@ def _flush(v):
     """
     limits = np.finfo(v.dtype)
     v *= np.abs(v) >= limits.tiny / limits.eps
-
-
-def _native(dtype):
-    """The same with its bytes in this processor's order, which a product wants of its results."""
-    return dtype.newbyteorder("=")
 
 
 def _empty_da(T, N, H, dtype):

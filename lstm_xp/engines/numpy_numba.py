@@ -62,7 +62,8 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     x = _plain(x)
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
-    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep, is_frozen(Wx) and is_frozen(Wh))
+    frozen = all(is_frozen(v) and v.flags.aligned for v in (Wx, Wh))
+    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep, frozen)
 
 
 def forward(a, h0, c0, Wh, *, keep):
@@ -137,7 +138,7 @@ def step(x, h, c, Wx, Wh, b):
 
 @cache
 def stream(dtype):
-    if dtype.name not in DTYPES or not dtype.isnative:
+    if dtype.name not in DTYPES:
         return None
     code = _code(dtype)
     run = partial(code.stream, code.desk)
@@ -164,8 +165,8 @@ def warmup(dtype):
 
 
 def _plain(v):
-    """v itself, or a copy that is aligned and has its bytes in this processor's order."""
-    return v if v.flags.aligned and v.dtype.isnative else v.astype(v.dtype.newbyteorder("="))
+    """v itself, or a copy that is aligned."""
+    return v if v.flags.aligned else v.copy()
 
 
 def _parts(code, flop):
@@ -240,8 +241,6 @@ def obstacle():
 @cache
 def _code(dtype):
     """The kernels compiled for a dtype, and what belongs to them."""
-    if not dtype.isnative:
-        return _code(dtype.newbyteorder("="))
     notice = Timer(1.0, print, [NOTICE.format(dtype=dtype.name)], {"file": sys.stderr, "flush": True})
     notice.daemon = True
     with suppress(RuntimeError):  # the system gives no more threads
