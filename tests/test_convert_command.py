@@ -228,6 +228,8 @@ def wrong(tmp_path):
         ("convert", tmp_path / "none.safetensors", new): "no LSTM found: no tensor is called weight_hh_l0, or",
         ("inspect", tmp_path / "none.safetensors"): "no LSTM found (format pytorch: names of PyTorch's state dicts)",
         ("convert", good, tmp_path / "new.txt"): "the suffix must be one of",
+        ("convert", good, tmp_path / "new.pt"): "pickles are never written. PyTorch reads .safetensors by",
+        ("convert", good, new, "--to", "onnx"): "the suffix must be .onnx for the format onnx; got .npz",
         ("convert", good, tmp_path / "new.keras"): "of Keras's files, those of weights alone can be written",
         ("convert", good, tmp_path / "no" / "new.npz"): "No such file or directory",
         ("convert", good, new, "--name", "encoder"): "no LSTM is called 'encoder'; found: ''",
@@ -240,10 +242,10 @@ def wrong(tmp_path):
     }
 
 
-@pytest.mark.parametrize("case", range(18))
+@pytest.mark.parametrize("case", range(20))
 def test_wrong_input_is_told_in_one_line(command, tmp_path, case):
     cases = wrong(tmp_path)
-    assert len(cases) == 18
+    assert len(cases) == 20
     arguments, message = list(cases.items())[case]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     status, printed, told = command(*arguments)

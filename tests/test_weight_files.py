@@ -485,6 +485,35 @@ def test_other_files_have_their_own_errors(tmp_path):
         weights.read(tmp_path / "a.npz", format="caffe")
 
 
+def test_the_suffix_is_one_of_the_format(tmp_path):
+    """Whatever a file is called, it can be read again."""
+    network = LSTM(D, H)
+    for format, suffix, rule in (
+        ("onnx", ".npz", "must be .onnx for the format onnx; got .npz."),
+        ("onnx", ".pt", "must be .onnx for the format onnx; got .pt."),
+        ("onnx", "", "must be .onnx for the format onnx; got none."),
+        ("keras", ".npz", "must be one of .keras, .h5 for the format keras; got .npz."),
+        ("pytorch", ".onnx", "must be one of .safetensors, .npz for the format pytorch; got .onnx."),
+        ("lstm-xp", ".txt", "must be one of .safetensors, .npz for the format lstm-xp; got .txt."),
+    ):
+        path = tmp_path / f"network{suffix}"
+        with pytest.raises(ValueError) as caught:
+            weights.write(path, network, parameters_of(network), format=format)
+        assert str(caught.value) == f"{path}: the suffix {rule}"
+    assert os.listdir(tmp_path) == []
+
+
+def test_pickles_are_not_written(tmp_path):
+    """It is said what PyTorch reads instead."""
+    network = LSTM(D, H)
+    for name in ("model.pt", "model.PTH", "pytorch_model.bin"):
+        with pytest.raises(ValueError, match="pickles are never written") as caught:
+            weights.write(tmp_path / name, network, parameters_of(network))
+        assert str(caught.value).endswith("write that, in the format pytorch.")
+        assert "never read" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_two_lines_for_pickles_do_what_they_say(tmp_path):
     torch = pytest.importorskip("torch")
     module, path = torch.nn.LSTM(D, H), tmp_path / "model.pt"

@@ -272,10 +272,14 @@ def write(path, network, params, *, format=None, overwrite=False, prefix=""):
     --------
     read : has an example.
     """
-    name = format or _with_suffix(Path(path))[0]
+    name = format or _with_suffix(Path(path), "write")[0]
     module = module_of(name)
     if not hasattr(module, "write"):
         raise ValueError(f"{path}: files of the format {name} cannot be written.")
+    suffix, suffixes = Path(path).suffix.lower(), FORMATS[name].suffixes
+    if suffix not in suffixes:  # or nothing would read the file again
+        rule = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else suffixes[0]
+        raise ValueError(f"{path}: the suffix must be {rule} for the format {name}; got {suffix or 'none'}.")
     if prefix:
         _check_prefix(path, name, prefix)
     check_free(path, overwrite)
@@ -291,9 +295,14 @@ def _check_prefix(path, name, prefix):
         raise ValueError(f"{path}: prefix must be a printable text; got {prefix!r}.")
 
 
-def _with_suffix(path):
+def _with_suffix(path, purpose="read"):
     """The formats that have the suffix of a path."""
     suffix = path.suffix.lower()
+    if suffix in PICKLES and purpose == "write":
+        raise ValueError(
+            f"{path}: pickles are never written. PyTorch reads .safetensors by safetensors.torch.load_file: write "
+            "that, in the format pytorch."
+        )
     if suffix in PICKLES:
         raise ValueError(
             f"{path}: a pickle can run any code, so it is never read. Where PyTorch is, save it as safetensors:\n"
