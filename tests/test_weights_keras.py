@@ -152,8 +152,9 @@ def test_a_file_of_keras():
 def test_one_of_several_is_asked_for():
     pytest.importorskip("h5py")
     path = DATA / "keras_lstm.keras"
-    with pytest.raises(ValueError, match="3 LSTMs found, choose one by name: 'first', 'both', 'last'"):
+    with pytest.raises(ValueError, match="3 LSTMs found, choose one by name: 'first', 'both', 'last'") as caught:
         read(path)
+    assert str(caught.value).endswith(", or join the layers of one network, such as 'first+both'.")
     with pytest.raises(ValueError, match="no LSTM is called 'dense'; found: 'first', 'both', 'last'"):
         read(path, "dense")
     with pytest.raises(ValueError, match="no LSTM is called 'dense'"):

@@ -231,7 +231,7 @@ def _chosen(path, file, name):
     several = (name or "").split("+")
     if name not in file.layers and len(several) > 1:
         return [tensors.one_of(str(path), list(file.layers), each, "") for each in several]
-    return [tensors.one_of(str(path), list(file.layers), name, "it has no layer LSTM or Bidirectional")]
+    return [tensors.one_of(str(path), list(file.layers), name, "it has no layer LSTM or Bidirectional", joined=True)]
 
 
 def _joined(function, given, places, bidirectional, reverse, settings):
