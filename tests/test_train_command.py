@@ -252,6 +252,26 @@ def test_a_reader_that_leaves_early_is_no_error(finished):
 # What is refused. Each is one line that says what to do, exit status 2, and nothing is written.
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closed by the shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(text, finished, tmp_path, closed):
+    """As a supervisor may start a program. What can be seen must have no traceback in it."""
+    train = ["train", text, *SMALL, "--steps", "5", "--out", tmp_path / "run"]
+    for words, status in (
+        (train, 0),
+        (["sample", finished, "--length", "20"], 0),
+        (["info"], 0),
+        (["sample", tmp_path / "nowhere"], 2),
+        (["train", "--hiden=5"], 2),
+    ):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+        shell = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "lstm_xp", *map(str, words)]
+        done = subprocess.run(shell, capture_output=True, text=True, env=environment)
+        assert done.returncode == status, done
+        assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def refused(result, *words):
     """Check a command's result for a one-line error that has these words, after what it told before it knew."""
     status, printed, told = result
@@ -320,7 +340,7 @@ def test_numbers_that_are_not_positive(command, text, tmp_path, flag, value):
         (["--optimizer=lbfgs"], ["--optimizer", "adam", "sgd"]),
         (["--device=tpu"], ["--device", "cuda"]),
         (["--steps=5", "--minutes=5"], ["not allowed with"]),
-        (["--hiden=5"], ["--hiden=5", "unrecognized"]),
+        (["--hiden=5"], ["lstm-xp train: unrecognized arguments: --hiden=5; see lstm-xp train --help"]),
     ],
     ids=lambda value: value[0],
 )
