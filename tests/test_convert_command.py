@@ -231,7 +231,11 @@ def wrong(tmp_path):
         ("convert", good, tmp_path / "new.pt"): "pickles are never written. PyTorch reads .safetensors by",
         ("convert", good, new, "--to", "onnx"): "the suffix must be .onnx for the format onnx; got .npz",
         ("convert", good, tmp_path / "new.keras"): "of Keras's files, those of weights alone can be written",
-        ("convert", good, tmp_path / "no" / "new.npz"): "No such file or directory",
+        (
+            "convert",
+            good,
+            tmp_path / "no" / "new.npz",
+        ): f"new.npz: the folder {tmp_path / 'no'} does not exist",
         ("convert", good, new, "--name", "encoder"): "no LSTM is called 'encoder'; found: ''",
         ("convert", good, new, "--from", "caffe"): "invalid choice: 'caffe'",
         ("convert", good, new, "--from", "pytorch"): "no LSTM found",
