@@ -20,6 +20,8 @@ pytest.importorskip("rich")
 from safetensors.numpy import load_file, save_file
 
 from lstm_xp import cli
+from lstm_xp.commands import train
+from lstm_xp.libraries import Missing
 from lstm_xp.training import checkpoints, curve, devices, runs, texts
 
 # Older releases of Matplotlib call what newer ones of their own dependencies have renamed.
@@ -139,6 +141,23 @@ def test_the_same_command_gives_the_same_weights(command, text, finished, tmp_pa
 def test_minutes_end_a_run(command, text, tmp_path):
     assert command("train", text, *SMALL, "--minutes", 0.002, "--out", tmp_path / "run")[0] == 0
     assert history(tmp_path / "run")[-1]["step"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", 1], ["training 1 step of ", "trained 1 step in "]),
+        (["--steps", 2], ["training 2 steps of ", "trained 2 steps in "]),
+    ],
+)
+def test_one_is_singular(command, text, tmp_path, flags, words):
+    told = command("train", text, *SMALL, *flags, "--out", tmp_path / "run")[2]
+    assert all(word in told for word in words)
+
+
+def test_one_minute_is_singular():
+    for number, text in ((1.0, "1 minute"), (0.5, "0.5 minutes"), (10.0, "10 minutes")):
+        assert train._counted(number, "minute") == text
 
 
 def test_a_finished_run_can_be_made_longer(command, finished):
@@ -495,11 +514,20 @@ def test_cuda_without_a_gpu(command, text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_cuda_without_cupy(command, text, tmp_path, monkeypatch):
+    def missing(name):
+        raise Missing("cupy is not installed")
+
+    monkeypatch.setattr(devices, "open_library", missing)
+    told = command("train", text, "--device", "cuda", "--out", tmp_path / "run")
+    refused(told, "cupy is not installed", "pip install cupy-cuda12x (or cupy-cuda13x)")
+
+
 def test_a_missing_package(command, text, tmp_path, monkeypatch):
     from lstm_xp.commands import extras
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "rich" else name)
-    refused(command("train", text, "--out", tmp_path / "run"), "needs rich", "pip install 'lstm-xp[cli]'")
+    refused(command("train", text, "--out", tmp_path / "run"), "needs rich", "pip install rich")
 
 
 def test_a_full_disk_leaves_the_old_files(command, finished, monkeypatch):
