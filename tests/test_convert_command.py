@@ -400,7 +400,7 @@ def test_a_missing_package_is_named(command, tmp_path, monkeypatch):
     path = saved(tmp_path / "a.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert command("convert", path, tmp_path / "b.npz") == (
-        2, "", "lstm-xp convert: this needs safetensors: pip install 'lstm-xp[weights]'\n"
+        2, "", "lstm-xp convert: this needs safetensors: pip install safetensors\n"
     )  # fmt: skip
 
 

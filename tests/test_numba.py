@@ -361,7 +361,7 @@ def refused_with(values, *texts):
 
 def test_without_numba_it_says_what_to_install(monkeypatch, obstacle):
     monkeypatch.setitem(sys.modules, "numba", None)
-    refused_with(random_problem(), "numba is not installed", "pip install 'lstm-xp[numba]'")
+    refused_with(random_problem(), "numba is not installed", "pip install numba)")
 
 
 def test_with_a_numba_that_cannot_be_imported_it_says_why(monkeypatch, obstacle):

@@ -562,7 +562,7 @@ def test_the_two_lines_for_pickles_do_what_they_say(tmp_path):
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     path = saved(tmp_path / "network.safetensors")
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"this needs safetensors: pip install 'lstm-xp\[weights\]'"):
+    with pytest.raises(ImportError, match=r"this needs safetensors: pip install safetensors$"):
         weights.load(path)
 
 
