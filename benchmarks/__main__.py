@@ -220,7 +220,7 @@ def _draw(run, folder, stem):
     try:
         from . import plots
     except ModuleNotFoundError as error:
-        print(f"plots are left out: {error.name} is not installed (pip install 'lstm-xp[cli]')", file=sys.stderr)
+        print(f"plots are left out: {error.name} is not installed (pip install {error.name})", file=sys.stderr)
         return []
     return plots.write(run, folder, stem)
 

@@ -44,8 +44,14 @@ def main(argv=None):
         Exit status: 0; 1 where a check failed; 2 where something must be put right by the user; 128 + the signal's
         number where a signal stopped it.
     """
+    _open_closed_streams()
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(next((word for word in argv if not word.startswith("-")), None)).parse_args(argv)
+    parser = build_parser(next((word for word in argv if not word.startswith("-")), None))
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        # Not parse_args, which would point to the help of all commands.
+        prog = f"{parser.prog} {args.command}"
+        parser.exit(2, f"{prog}: unrecognized arguments: {' '.join(unknown)}; see {prog} --help\n")
     try:
         status = importlib.import_module(f".commands.{args.command}", __package__).run(args)
         sys.stdout.flush()
@@ -65,6 +71,13 @@ def main(argv=None):
         return 130
     print(f"lstm-xp {args.command}: {problem}", file=sys.stderr)
     return 2
+
+
+def _open_closed_streams():
+    """Streams that were closed before the program began (2>&-) are None: what is written there shall go nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8", errors="replace"))
 
 
 def build_parser(command):

@@ -24,13 +24,14 @@ A network with coupled gates has the blocks of its forget gate all the same, as 
 gradients are zero. The state is `State(h, c)` with h (layers * directions, N, R) and c (layers * directions, N, H).
 """
 
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
 
 from . import checks
 from .checks import Array
-from .libraries import Library
+from .libraries import DTYPES, Library
 
 
 class Direction(NamedTuple):
@@ -141,11 +142,21 @@ def place(network, index):
 
 def initial(network, xp, dtype, device, seed):
     """Random parameters: drawn on the host, so that a seed means the same numbers in every array library."""
+    if not callable(getattr(xp, "zeros", None)):
+        got, hint = type(xp).__name__, ""
+        if isinstance(xp, int | np.integer):
+            got, hint = f"{xp}", f" For a seed write seed={xp}."
+        elif isinstance(xp, str):
+            got, hint = f"{xp!r}", f" For a dtype write dtype={xp!r}."
+        raise TypeError(
+            f"LSTM.init: xp must be an array library, a module such as numpy, torch or jax.numpy; got {got}.{hint}"
+        )
     rng = np.random.default_rng(seed)
     H = network.hidden_size
     library = Library("init", checks.namespace(xp.zeros(1)), device)
-    if isinstance(dtype, type):  # numpy.float32
-        dtype = np.dtype(dtype)
+    if isinstance(dtype, type | str) and dtype not in DTYPES:  # numpy.float32, "f4"
+        with contextlib.suppress(TypeError, SyntaxError):  # what is no dtype at all is refused below
+            dtype = np.dtype(dtype)
     dtype = dtype if isinstance(dtype, str) else checks.dtype_name(dtype)
     if dtype not in library.dtypes():
         raise TypeError(f"LSTM.init: dtype must be one of {', '.join(library.dtypes())}; got {dtype}.")
@@ -168,6 +179,12 @@ def initial(network, xp, dtype, device, seed):
 def check_parameters(function, network, params):
     """Check that params are those of the network; return all arrays by the names that messages call them by."""
     count = network.num_layers * network.num_directions
+    if isinstance(params, Direction):  # a tuple, too, but not of Direction
+        hint = ": write (params,)" if count == 1 else ""
+        raise ValueError(
+            f"{function}: params must be a tuple of layers * directions = {count} Direction tuples; "
+            f"got a single Direction{hint}."
+        )
     if not isinstance(params, tuple | list) or len(params) != count:
         found = f"{len(params)} of them" if isinstance(params, tuple | list) else type(params).__name__
         raise ValueError(

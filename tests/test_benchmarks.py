@@ -484,7 +484,7 @@ def test_without_matplotlib_the_tables_are_written_and_a_line_says_so(tmp_path, 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     file = write_records(tmp_path / "made-up.jsonl", run_of_all())
     assert command_line.main(["report", str(file), "--folder", str(tmp_path)]) == 0
-    assert capsys.readouterr().err == "plots are left out: matplotlib is not installed (pip install 'lstm-xp[cli]')\n"
+    assert capsys.readouterr().err == "plots are left out: matplotlib is not installed (pip install matplotlib)\n"
     assert {path.name for path in tmp_path.iterdir()} == {"made-up.jsonl", "made-up.md"}
 
 

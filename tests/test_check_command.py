@@ -71,6 +71,35 @@ def test_check_reports_an_engine_that_raises_and_goes_on(monkeypatch, capsys):
     assert f"{len(COMBINATIONS)} combinations checked, 3 failed" in out
 
 
+def test_info_leaves_out_engines_that_cannot_be_used(monkeypatch, capsys):
+    monkeypatch.setattr(numpy_numba, "obstacle", lambda: "numba is not installed")
+    assert main(["info"]) == 0
+    assert "engines: numpy_fused, array_api\n" in capsys.readouterr().out
+    monkeypatch.setattr(numpy_numba, "obstacle", lambda: "")
+    assert main(["info"]) == 0
+    assert "engines: numpy_numba, numpy_fused, array_api\n" in capsys.readouterr().out
+
+
+def test_info_leaves_out_what_is_not_known_of_a_thread_pool(monkeypatch, capsys):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    pools = [
+        {
+            "internal_api": "openblas",
+            "version": "0.3.29",
+            "architecture": "Zen",
+            "num_threads": 2,
+            "prefix": "libopenblas",
+        },
+        {"internal_api": "openmp", "version": None, "num_threads": 1, "prefix": "libgomp"},
+    ]
+    monkeypatch.setattr(threadpoolctl, "threadpool_info", lambda: pools)
+    assert main(["info"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "  openblas 0.3.29, kernel Zen, 2 threads (libopenblas)",
+        "  openmp, 1 thread (libgomp)",
+    ]
+
+
 def test_info_names_libraries_engines_and_blas(capsys):
     assert main(["info"]) == 0
     printed = capsys.readouterr().out

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_weights import D, H, parameters_of, run, same
 
-from lstm_xp import LSTM, cli, weights
+from lstm_xp import LSTM, State, cli, weights
 from lstm_xp.testing import assert_close
 from lstm_xp.training import checkpoints, loop, model
 from lstm_xp.training.settings import Settings
@@ -228,8 +228,14 @@ def wrong(tmp_path):
         ("convert", tmp_path / "none.safetensors", new): "no LSTM found: no tensor is called weight_hh_l0, or",
         ("inspect", tmp_path / "none.safetensors"): "no LSTM found (format pytorch: names of PyTorch's state dicts)",
         ("convert", good, tmp_path / "new.txt"): "the suffix must be one of",
+        ("convert", good, tmp_path / "new.pt"): "pickles are never written. PyTorch reads .safetensors by",
+        ("convert", good, new, "--to", "onnx"): "the suffix must be .onnx for the format onnx; got .npz",
         ("convert", good, tmp_path / "new.keras"): "of Keras's files, those of weights alone can be written",
-        ("convert", good, tmp_path / "no" / "new.npz"): "No such file or directory",
+        (
+            "convert",
+            good,
+            tmp_path / "no" / "new.npz",
+        ): f"new.npz: the folder {tmp_path / 'no'} does not exist",
         ("convert", good, new, "--name", "encoder"): "no LSTM is called 'encoder'; found: ''",
         ("convert", good, new, "--from", "caffe"): "invalid choice: 'caffe'",
         ("convert", good, new, "--from", "pytorch"): "no LSTM found",
@@ -240,10 +246,10 @@ def wrong(tmp_path):
     }
 
 
-@pytest.mark.parametrize("case", range(18))
+@pytest.mark.parametrize("case", range(20))
 def test_wrong_input_is_told_in_one_line(command, tmp_path, case):
     cases = wrong(tmp_path)
-    assert len(cases) == 18
+    assert len(cases) == 20
     arguments, message = list(cases.items())[case]
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     status, printed, told = command(*arguments)
@@ -259,8 +265,127 @@ def test_overwrite(command, tmp_path):
     source, destination = saved(tmp_path / "a.npz"), saved(tmp_path / "b.npz", LSTM(D, H))
     assert command("convert", source, destination, "--overwrite")[0] == 0
     assert weights.load(destination)[0] == LSTM(D, H, 2)
-    assert command("convert", source, source, "--to", "pytorch", "--overwrite")[0] == 0
-    assert weights.format_of(source) == "pytorch"
+    assert command("convert", source, destination, "--to", "pytorch", "--overwrite")[0] == 0
+    assert weights.format_of(destination) == "pytorch"
+
+
+def test_the_source_is_never_replaced(command, tmp_path):
+    """It may hold more than the LSTM."""
+    source, there, hard, soft = (tmp_path / f"{name}.npz" for name in ("a", "b", "hard", "soft"))
+    saved(source)
+    there.write_bytes(source.read_bytes())
+    hard.hardlink_to(source)
+    soft.symlink_to(source)
+    for destination in (source, tmp_path / ".." / tmp_path.name / "a.npz", hard, soft):
+        for flags in ((), ("--overwrite",)):
+            status, printed, told = command("convert", source, destination, *flags)
+            assert (status, printed) == (2, "")
+            assert told == f"lstm-xp convert: {destination} is the file to read itself: choose another name for DST\n"
+            assert source.read_bytes() == there.read_bytes()
+
+
+# What is no part of the LSTM
+
+
+def with_head(path, prefix="encoder.lstm", **others):
+    network = LSTM(D, H)
+    arrays = weights.to_pytorch(network, parameters_of(network), prefix=prefix)
+    containers.write(path, arrays | {"out.bias": np.ones(2), "out.weight": np.ones((2, H))} | others)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".npz"])
+def test_what_is_left_out_is_named(command, tmp_path, suffix):
+    source = with_head(tmp_path / f"a{suffix}")
+    for name in (None, "encoder.lstm"):
+        assert sorted(weights.others(source, name)) == ["out.bias", "out.weight"]
+    status, printed, told = command("convert", source, tmp_path / "b.npz")
+    assert (status, told) == (0, "")
+    assert printed.splitlines()[1:] == ["left out: out.bias, out.weight"]
+    assert command("inspect", source)[1].endswith("\n\nother tensors: out.bias, out.weight\n")
+    assert "left out" not in command("convert", tmp_path / "b.npz", tmp_path / "c.npz")[1]
+    assert "other tensors" not in command("inspect", tmp_path / "b.npz")[1]
+
+
+def test_many_names_are_shortened(command, tmp_path):
+    many = {f"layer{k:02}.weight": np.ones(1) for k in range(30)}
+    printed = command("convert", with_head(tmp_path / "a.safetensors", **many), tmp_path / "b.npz")[1]
+    last = printed.splitlines()[-1]
+    assert last.startswith("left out: layer00.weight, layer01.weight, ")
+    assert last.endswith(", ... (32 in all)")
+    assert len(last) < 200
+
+
+def test_an_lstm_that_was_not_chosen_is_left_out(command, tmp_path):
+    network = LSTM(D, H)
+    other = weights.to_pytorch(network, parameters_of(network), prefix="decoder")
+    source = with_head(tmp_path / "a.safetensors", **other)
+    printed = command("convert", source, tmp_path / "b.npz", "--name", "encoder.lstm")[1]
+    assert "decoder.weight_hh_l0" in printed
+    assert sorted(weights.others(source)) == ["out.bias", "out.weight"]
+    with pytest.raises(ValueError, match="no LSTM is called 'nobody'"):
+        weights.others(source, "nobody")
+
+
+def test_a_state_is_left_out(command, tmp_path):
+    network, source = LSTM(D, H), tmp_path / "a.npz"
+    state = State(np.zeros((1, 2, H)), np.zeros((1, 2, H)))
+    weights.save(source, network, parameters_of(network), state=state)
+    assert command("convert", source, tmp_path / "b.npz")[1].endswith("\nleft out: state.h, state.c\n")
+
+
+def test_what_is_left_out_of_files_of_keras_and_onnx(command, tmp_path):
+    """Keras: h5py alone; ONNX: the package onnx alone."""
+    pytest.importorskip("h5py")
+    pytest.importorskip("onnx")
+    data = Path(__file__).with_name("data")
+    found = weights.others(data / "keras_lstm.keras", "first")
+    assert any(name.startswith("layers/bidirectional/") for name in found)
+    assert not any(name.startswith("layers/lstm/cell/vars") for name in found)
+    assert not any("cell/vars" in name for name in weights.others(data / "keras_lstm.keras"))
+    assert weights.others(data / "torch_lstm.onnx") == []
+
+    import onnx
+
+    model = onnx.load(data / "torch_lstm.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2, "float32"), "out.bias"))
+    onnx.save(model, tmp_path / "a.onnx")
+    printed = command("convert", tmp_path / "a.onnx", tmp_path / "a.npz")[1]
+    assert printed.endswith("\nleft out: out.bias\n")
+
+
+# The prefix of names
+
+
+def test_the_prefix_of_names(command, tmp_path):
+    source, there = with_head(tmp_path / "a.safetensors"), tmp_path / "b.npz"
+    for flags, prefix in (
+        ((), "encoder.lstm"),  # that of the source
+        (("--prefix", "rnn"), "rnn"),
+        (("--prefix", ""), ""),
+    ):
+        assert command("convert", source, there, "--to", "pytorch", "--overwrite", *flags)[0] == 0
+        assert weights.names(there) == [prefix]
+        same(weights.read(there)[1], weights.read(source)[1])
+    own = saved(tmp_path / "own.npz")
+    assert command("convert", own, there, "--to", "pytorch", "--overwrite")[0] == 0
+    assert weights.names(there) == [""]
+    assert command("convert", own, there, "--to", "pytorch", "--overwrite", "--prefix", "rnn.")[0] == 0
+    assert weights.names(there) == ["rnn"]
+
+
+def test_a_prefix_that_cannot_be(command, tmp_path):
+    source, there = saved(tmp_path / "a.npz"), tmp_path / "b.npz"
+    assert command("convert", source, there, "--prefix", "rnn") == (
+        2,
+        "",
+        f"lstm-xp convert: {there}: files of the format lstm-xp have no prefix, those of pytorch do; got 'rnn'.\n",
+    )
+    network = LSTM(D, H)
+    for prefix in ("a\nb", 3):
+        with pytest.raises(ValueError, match="prefix must be a printable text; got"):
+            weights.write(there, network, parameters_of(network), format="pytorch", prefix=prefix)
+    assert not there.exists()
 
 
 def test_pickles_come_with_the_way_out(command, tmp_path):
@@ -275,7 +400,7 @@ def test_a_missing_package_is_named(command, tmp_path, monkeypatch):
     path = saved(tmp_path / "a.safetensors")
     monkeypatch.setitem(sys.modules, "safetensors", None)
     assert command("convert", path, tmp_path / "b.npz") == (
-        2, "", "lstm-xp convert: this needs safetensors: pip install 'lstm-xp[weights]'\n"
+        2, "", "lstm-xp convert: this needs safetensors: pip install safetensors\n"
     )  # fmt: skip
 
 

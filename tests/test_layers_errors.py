@@ -7,6 +7,7 @@ from problems import same_bits
 
 from lstm_xp import LSTM, Direction, EngineError, Masks, State
 
+XP = "LSTM.init: xp must be an array library, a module such as numpy, torch or jax.numpy;"
 P_LETTERS = "LSTM.forward: params must be a tuple of layers * directions = 2 Direction tuples; got "
 
 SETTINGS = [
@@ -54,6 +55,14 @@ def test_sizes_of_numpy_are_integers():
     [
         ({"dtype": "int32"}, TypeError, "LSTM.init: dtype must be one of "),
         ({"dtype": "float128"}, TypeError, "LSTM.init: dtype must be one of "),
+        ({"dtype": "i4"}, TypeError, "LSTM.init: dtype must be one of "),
+        ({"dtype": ","}, TypeError, "LSTM.init: dtype must be one of "),
+        ({"dtype": "half a number"}, TypeError, "LSTM.init: dtype must be one of "),
+        ({"xp": 42}, TypeError, f"{XP} got 42. For a seed write seed=42."),
+        ({"xp": np.int64(7)}, TypeError, f"{XP} got 7. For a seed write seed=7."),
+        ({"xp": "float32"}, TypeError, f"{XP} got 'float32'. For a dtype write dtype='float32'."),
+        ({"xp": None}, TypeError, f"{XP} got NoneType."),
+        ({"xp": np.zeros(1)}, TypeError, f"{XP} got ndarray."),
         ({"seed": -1}, ValueError, ""),
     ],
 )
@@ -61,6 +70,28 @@ def test_first_parameters(options, kind, message):
     with pytest.raises(kind) as caught:
         LSTM(D, H).init(**options)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "single", np.float32, np.dtype("float32")])
+def test_dtypes_of_first_parameters(dtype):
+    assert LSTM(D, H).init(dtype=dtype)[0].Wx.dtype == "float32"
+
+
+@pytest.mark.parametrize("layers", [1, 2, 9])
+def test_a_single_direction_is_no_tuple_of_them(layers):
+    """It is a tuple of nine, as are the parameters of nine layers."""
+    network = LSTM(D, H, layers)
+    params = network.init()
+    hint = ": write (params,)" if layers == 1 else ""
+    x, zeros = np.zeros((2, 3, D), "float32"), np.zeros((layers, 2, H), "float32")
+    for function, call in (
+        ("LSTM.forward", lambda: network.forward(params[0], x)),
+        ("LSTM.step", lambda: network.step(params[0], x[:, 0], State(zeros, zeros))),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        rule = f"params must be a tuple of layers * directions = {layers} Direction tuples"
+        assert str(caught.value) == f"{function}: {rule}; got a single Direction{hint}."
 
 
 def zeros(*shape, dtype="float64"):

@@ -361,7 +361,7 @@ def refused_with(values, *texts):
 
 def test_without_numba_it_says_what_to_install(monkeypatch, obstacle):
     monkeypatch.setitem(sys.modules, "numba", None)
-    refused_with(random_problem(), "numba is not installed", "pip install 'lstm-xp[numba]'")
+    refused_with(random_problem(), "numba is not installed", "pip install numba)")
 
 
 def test_with_a_numba_that_cannot_be_imported_it_says_why(monkeypatch, obstacle):
@@ -382,6 +382,22 @@ def test_with_a_numba_that_cannot_be_imported_it_says_why(monkeypatch, obstacle)
 def test_warmup_runs():
     lstm_xp.warmup()
     lstm_xp.warmup(*numpy_numba.DTYPES)
+
+
+def test_warmup_takes_what_numpy_takes_for_a_dtype(monkeypatch):
+    for dtypes, names in (
+        (["f4"], ["float32"]),
+        ([np.float32, np.dtype("float64")], ["float32", "float64"]),
+        ([float, "float64", "double"], ["float64"]),
+        ([], ["float32", "float64"]),
+    ):
+        compiled = []
+        monkeypatch.setattr(numpy_numba, "warmup", compiled.append)
+        lstm_xp.warmup(*dtypes)
+        assert compiled == names
+    for dtype in ("float16", np.int32, None, "half a number", ",", object(), 3):
+        with pytest.raises(ValueError, match="warmup: dtypes must be among float32, float64; got "):
+            lstm_xp.warmup("float32", dtype)
 
 
 # --- The cache on disk, and the notice, where the system does not give what they need

@@ -248,6 +248,18 @@ def test_units_are_ordered_by_memory_and_chosen_evenly(monkeypatch):
         assert shown["order"] == expected
 
 
+def test_one_step_is_singular():
+    import matplotlib
+
+    for steps, text in ((1, b"Saturation over 1 step<"), (2, b"Saturation over 2 steps<")):
+        network = LSTM(D, H)
+        _, _, cache = network.forward(network.init(), np.zeros((1, steps, D), "float32"))
+        (found,) = traces(cache)
+        with matplotlib.rc_context({"svg.fonttype": "none"}):
+            picture = gate_plot.draw("svg", "t", found, None, 0, ["layer"], [saturation(found)], 4, steps)
+        assert text in picture
+
+
 def test_large_files_are_read_in_part(command, drawn, language_model, network, tmp_path):
     """Texts and signals far larger than memory, as far as the file system tells."""
     with open(tmp_path / "text", "wb") as file:
@@ -399,4 +411,4 @@ def test_without_matplotlib(refused, language_model, tmp_path, monkeypatch):
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else name)
     told = refused(language_model, "--text", "abc", "--out", tmp_path / "g.png")
-    assert "needs matplotlib: pip install 'lstm-xp[cli]'" in told
+    assert "needs matplotlib: pip install matplotlib" in told

@@ -20,6 +20,8 @@ pytest.importorskip("rich")
 from safetensors.numpy import load_file, save_file
 
 from lstm_xp import cli
+from lstm_xp.commands import train
+from lstm_xp.libraries import Missing
 from lstm_xp.training import checkpoints, curve, devices, runs, texts
 
 # Older releases of Matplotlib call what newer ones of their own dependencies have renamed.
@@ -141,6 +143,23 @@ def test_minutes_end_a_run(command, text, tmp_path):
     assert history(tmp_path / "run")[-1]["step"] >= 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--steps", 1], ["training 1 step of ", "trained 1 step in "]),
+        (["--steps", 2], ["training 2 steps of ", "trained 2 steps in "]),
+    ],
+)
+def test_one_is_singular(command, text, tmp_path, flags, words):
+    told = command("train", text, *SMALL, *flags, "--out", tmp_path / "run")[2]
+    assert all(word in told for word in words)
+
+
+def test_one_minute_is_singular():
+    for number, text in ((1.0, "1 minute"), (0.5, "0.5 minutes"), (10.0, "10 minutes")):
+        assert train._counted(number, "minute") == text
+
+
 def test_a_finished_run_can_be_made_longer(command, finished):
     status, _, _ = command("train", "--resume", "--out", finished, "--steps", 30)
     assert status == 0
@@ -252,6 +271,26 @@ def test_a_reader_that_leaves_early_is_no_error(finished):
 # What is refused. Each is one line that says what to do, exit status 2, and nothing is written.
 
 
+@pytest.mark.skipif(os.name != "posix", reason="closed by the shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_error(text, finished, tmp_path, closed):
+    """As a supervisor may start a program. What can be seen must have no traceback in it."""
+    train = ["train", text, *SMALL, "--steps", "5", "--out", tmp_path / "run"]
+    for words, status in (
+        (train, 0),
+        (["sample", finished, "--length", "20"], 0),
+        (["info"], 0),
+        (["sample", tmp_path / "nowhere"], 2),
+        (["train", "--hiden=5"], 2),
+    ):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+        shell = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-m", "lstm_xp", *map(str, words)]
+        done = subprocess.run(shell, capture_output=True, text=True, env=environment)
+        assert done.returncode == status, done
+        assert "Traceback" not in done.stdout + done.stderr
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
 def refused(result, *words):
     """Check a command's result for a one-line error that has these words, after what it told before it knew."""
     status, printed, told = result
@@ -320,7 +359,7 @@ def test_numbers_that_are_not_positive(command, text, tmp_path, flag, value):
         (["--optimizer=lbfgs"], ["--optimizer", "adam", "sgd"]),
         (["--device=tpu"], ["--device", "cuda"]),
         (["--steps=5", "--minutes=5"], ["not allowed with"]),
-        (["--hiden=5"], ["--hiden=5", "unrecognized"]),
+        (["--hiden=5"], ["lstm-xp train: unrecognized arguments: --hiden=5; see lstm-xp train --help"]),
     ],
     ids=lambda value: value[0],
 )
@@ -475,11 +514,20 @@ def test_cuda_without_a_gpu(command, text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_cuda_without_cupy(command, text, tmp_path, monkeypatch):
+    def missing(name):
+        raise Missing("cupy is not installed")
+
+    monkeypatch.setattr(devices, "open_library", missing)
+    told = command("train", text, "--device", "cuda", "--out", tmp_path / "run")
+    refused(told, "cupy is not installed", "pip install cupy-cuda12x (or cupy-cuda13x)")
+
+
 def test_a_missing_package(command, text, tmp_path, monkeypatch):
     from lstm_xp.commands import extras
 
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "rich" else name)
-    refused(command("train", text, "--out", tmp_path / "run"), "needs rich", "pip install 'lstm-xp[cli]'")
+    refused(command("train", text, "--out", tmp_path / "run"), "needs rich", "pip install rich")
 
 
 def test_a_full_disk_leaves_the_old_files(command, finished, monkeypatch):

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from problems import same_bits
 from test_weights import D, H, parameters_of, same
 
-from lstm_xp import LSTM, State, parameters, weights
+from lstm_xp import LSTM, State, files, parameters, weights
+from lstm_xp.files import write_atomically
 from lstm_xp.libraries import to_numpy
 from lstm_xp.weights import containers, store
 
@@ -193,6 +194,40 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, suffix, fun
         weights.save(path, other, parameters_of(other), overwrite=True)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+    """The message has the name that was asked for, and says what is wrong with the folder."""
+    file, folder = saved(tmp_path / "file.npz"), tmp_path / "folder.npz"
+    folder.mkdir()
+    network = NETWORKS[1]
+
+    def refused_with(path, kind, reason):
+        for write in (weights.save, weights.write):
+            for overwrite in (False, True):
+                with pytest.raises(kind) as caught:
+                    write(path, network, parameters_of(network), overwrite=overwrite)
+                assert (caught.value.filename, caught.value.strerror) == (str(path), reason)
+        with pytest.raises(kind) as caught:
+            write_atomically(path, b"")
+        assert (caught.value.filename, caught.value.strerror) == (str(path), reason)
+
+    missing, inside = tmp_path / "no" / "a.npz", file / "a.npz"
+    refused_with(folder, IsADirectoryError, "is a directory: name a file")
+    refused_with(missing, FileNotFoundError, f"the folder {missing.parent} does not exist: make it, or choose another")
+    refused_with(inside, NotADirectoryError, f"the folder {file} is none: choose another")
+
+    def forbidden(path, mode):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "open", forbidden, raising=False)
+    refused_with(
+        folder / "a.npz",
+        PermissionError,
+        f"the folder {folder} cannot be written into (Permission denied): choose another",
+    )
+    assert sorted(os.listdir(tmp_path)) == ["file.npz", "folder.npz"]
+    assert os.listdir(folder) == []
 
 
 def test_what_is_not_the_network_s_is_not_saved(tmp_path):
@@ -485,6 +520,35 @@ def test_other_files_have_their_own_errors(tmp_path):
         weights.read(tmp_path / "a.npz", format="caffe")
 
 
+def test_the_suffix_is_one_of_the_format(tmp_path):
+    """Whatever a file is called, it can be read again."""
+    network = LSTM(D, H)
+    for format, suffix, rule in (
+        ("onnx", ".npz", "must be .onnx for the format onnx; got .npz."),
+        ("onnx", ".pt", "must be .onnx for the format onnx; got .pt."),
+        ("onnx", "", "must be .onnx for the format onnx; got none."),
+        ("keras", ".npz", "must be one of .keras, .h5 for the format keras; got .npz."),
+        ("pytorch", ".onnx", "must be one of .safetensors, .npz for the format pytorch; got .onnx."),
+        ("lstm-xp", ".txt", "must be one of .safetensors, .npz for the format lstm-xp; got .txt."),
+    ):
+        path = tmp_path / f"network{suffix}"
+        with pytest.raises(ValueError) as caught:
+            weights.write(path, network, parameters_of(network), format=format)
+        assert str(caught.value) == f"{path}: the suffix {rule}"
+    assert os.listdir(tmp_path) == []
+
+
+def test_pickles_are_not_written(tmp_path):
+    """It is said what PyTorch reads instead."""
+    network = LSTM(D, H)
+    for name in ("model.pt", "model.PTH", "pytorch_model.bin"):
+        with pytest.raises(ValueError, match="pickles are never written") as caught:
+            weights.write(tmp_path / name, network, parameters_of(network))
+        assert str(caught.value).endswith("write that, in the format pytorch.")
+        assert "never read" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
 def test_the_two_lines_for_pickles_do_what_they_say(tmp_path):
     torch = pytest.importorskip("torch")
     module, path = torch.nn.LSTM(D, H), tmp_path / "model.pt"
@@ -498,7 +562,7 @@ def test_the_two_lines_for_pickles_do_what_they_say(tmp_path):
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     path = saved(tmp_path / "network.safetensors")
     monkeypatch.setitem(__import__("sys").modules, "safetensors", None)
-    with pytest.raises(ImportError, match=r"this needs safetensors: pip install 'lstm-xp\[weights\]'"):
+    with pytest.raises(ImportError, match=r"this needs safetensors: pip install safetensors$"):
         weights.load(path)
 
 

@@ -9,4 +9,4 @@ def require(*packages):
     """That packages of the extra `cli` are there, before any work is done."""
     missing = [package for package in packages if find_spec(package) is None]
     if missing:
-        raise UserError(f"this command needs {', '.join(missing)}: pip install 'lstm-xp[cli]'")
+        raise UserError(f"this command needs {', '.join(missing)}: pip install {' '.join(missing)}")

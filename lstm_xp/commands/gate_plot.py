@@ -117,7 +117,7 @@ def _saturation(figure, place, names, shares, steps):
         axes.grid(alpha=0.25)
     handles, labels = every[0].get_legend_handles_labels()
     figure.legend(handles[:10], labels[:10], loc="outside right center", fontsize=8, title="each point a unit")
-    figure.suptitle(f"Saturation over {steps} steps", fontsize=10)
+    figure.suptitle(f"Saturation over {steps} step{'s' * (steps != 1)}", fontsize=10)
 
 
 def _signs(data):

@@ -46,8 +46,13 @@ def _library(name):
         return str(reason)
     root = checks.array_library(library.xp)
     found = import_module(root).__version__  # not of the namespace: array-api-compat's of CuPy has none
-    usable = ", ".join(engines.candidates(root))
+    usable = ", ".join(engine for engine in engines.candidates(root) if not _obstacle(engine))
     return f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}"
+
+
+def _obstacle(engine):
+    """Why an engine cannot be used on this machine; "" where it can."""
+    return getattr(engines.load(engine), "obstacle", str)()
 
 
 def _device(library):
@@ -71,10 +76,14 @@ def _thread_pools():
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
-        return ["unknown: threadpoolctl is not installed (pip install 'lstm-xp[cli]')"]
+        return ["unknown: threadpoolctl is not installed (pip install threadpoolctl)"]
     pools = threadpool_info()
-    return [
-        f"{pool['internal_api']} {pool.get('version') or ''}, kernel {pool.get('architecture') or 'unknown'}, "
-        f"{pool['num_threads']} threads ({pool['prefix']})"
-        for pool in pools
-    ] or ["none that threadpoolctl knows"]
+    return [_thread_pool(pool) for pool in pools] or ["none that threadpoolctl knows"]
+
+
+def _thread_pool(pool):
+    """A pool in a line. OpenMP has neither a version nor a kernel."""
+    kernel, count = pool.get("architecture"), pool["num_threads"]
+    parts = [" ".join(filter(None, [pool["internal_api"], pool.get("version")]))]
+    parts += [f"kernel {kernel}"] if kernel else []
+    return ", ".join([*parts, f"{count} thread{'s' * (count != 1)} ({pool['prefix']})"])

@@ -1,5 +1,7 @@
 """Show the LSTMs in a file: layers, directions, shapes, order of gates, number of parameters, configuration.
 
+What else the file holds is named at the end.
+
 Formats are found by the suffix, and by what is in the file; see lstm-xp convert.
 
 example:
@@ -32,6 +34,7 @@ def run(args):
             raise UserError(f"{path}: no LSTM found (format {name}: {row.about})")
         wanted = found if args.name is None else [args.name]
         lstms = [(each, *weights.read(path, each, format=name)) for each in wanted]
+        others = weights.others(path, format=name)
     print(f"file           {path}")
     print(f"format         {name} ({row.about})")
     print(f"order of gates {', '.join(ORDERS.get(name, OURS))} in the file; below, as here: {', '.join(OURS)}")
@@ -41,7 +44,15 @@ def run(args):
         for index, p in enumerate(params):
             shapes = "  ".join(f"{part} {tuple(v.shape)}" for part, v in p._asdict().items() if v is not None)
             print(f"  {parameters.place(network, index)}: {shapes}")
+    if others:
+        print(f"\nother tensors: {listed(others)}")
     return 0
+
+
+def listed(names, most=8):
+    """Names side by side, not all of them where there are many. They must not write into a terminal what they like."""
+    shown = ", ".join("".join(char if char.isprintable() else "?" for char in name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown}, ... ({len(names)} in all)"
 
 
 def summary(network, params):

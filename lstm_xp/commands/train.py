@@ -147,6 +147,12 @@ def _changed(settings, explicit, saved, out):
     return replace(settings, device=explicit.get("device", settings.device))
 
 
+def _counted(number, unit):
+    """As in 1 step, 2 steps, 0.5 minutes."""
+    shown = f"{number:g}" if isinstance(number, float) else number
+    return f"{shown} {unit}{'s' * (number != 1)}"
+
+
 def _train(run, settings, texts, saved, xp):
     """Train, report, and write what comes of it."""
     import numpy as np
@@ -165,7 +171,7 @@ def _train(run, settings, texts, saved, xp):
     else:
         state = on_device(saved, xp)
     size = sum(math.prod(value.shape) for value in state.parameters.values())
-    length = f"{settings.steps} steps" if settings.steps else f"{settings.minutes:g} minutes"
+    length = _counted(settings.steps, "step") if settings.steps else _counted(settings.minutes, "minute")
     say(f"text     {texts.source}: {len(texts.train) / 1e6:.2f} MB, and {len(texts.test) / 1e3:.0f} kB for the test")
     say(
         f"model    {settings.layers} x {settings.hidden} units, {size:,} parameters of {settings.dtype} "
@@ -188,7 +194,7 @@ def _train(run, settings, texts, saved, xp):
                     run.save_if_due(state)
                     show(state)
             run.save(state)
-            say(f"trained {state.step} steps in {clock(state.seconds)}; now the test")
+            say(f"trained {_counted(state.step, 'step')} in {clock(state.seconds)}; now the test")
             results = {"this model": evaluation.bits_per_byte(state.parameters, texts.test)}
             results |= evaluation.compressor_bits_per_byte(texts.test)
             run.save_results(state, results)

@@ -60,6 +60,9 @@ To add one: write the module, and add its name to the table below. The tests run
 
 from functools import cache
 from importlib import import_module
+from typing import Any
+
+import numpy as np
 
 from ..checks import EngineError
 
@@ -121,13 +124,13 @@ def step(engine):
     return getattr(engine, "step", None) or load("array_api").step
 
 
-def warmup(*dtypes: str) -> None:
+def warmup(*dtypes: Any) -> None:
     """Compile ahead what compiled engines would compile at their first call.
 
     Parameters
     ----------
-    *dtypes : str
-        'float32', 'float64', or both; none means both.
+    *dtypes : str or dtype
+        float32, float64, or both, as `numpy.dtype` takes them; none means both.
 
     Raises
     ------
@@ -146,13 +149,19 @@ def warmup(*dtypes: str) -> None:
     >>> import lstm_xp
     >>> lstm_xp.warmup("float32")
     """
+    wanted = []
     for dtype in dtypes:
-        if dtype not in COMPILED_DTYPES:
+        try:
+            # NumPy takes None for float64: whoever says None means nothing of the kind.
+            wanted.append("" if dtype is None else np.dtype(dtype).name)
+        except (TypeError, SyntaxError):  # so NumPy says that something is no dtype
+            wanted.append("")
+        if wanted[-1] not in COMPILED_DTYPES:
             raise ValueError(f"warmup: dtypes must be among {', '.join(COMPILED_DTYPES)}; got {dtype!r}.")
     for name in names():
         engine = load(name)
         if hasattr(engine, "warmup") and not engine.obstacle():
-            for dtype in dtypes or COMPILED_DTYPES:
+            for dtype in dict.fromkeys(wanted or COMPILED_DTYPES):
                 engine.warmup(dtype)
 
 

@@ -230,7 +230,7 @@ def _on_a_line(size, dtype):
 def obstacle():
     """Why numba cannot be used; "" when it can."""
     if find_spec("numba") is None:
-        return "numba is not installed (pip install 'lstm-xp[numba]')"
+        return "numba is not installed (pip install numba)"
     try:
         from .compiled import kernels  # noqa: F401
     except Exception as error:  # of another time than this NumPy, perhaps

@@ -38,7 +38,7 @@ def _cuda_problem():
         works = int(xp.sum(xp.arange(3))) == 3
     except Missing as error:
         return (
-            f"{error}: install CuPy by pip install 'lstm-xp[cuda12x]' (or cuda13x), and see that nvidia-smi lists a GPU"
+            f"{error}: install CuPy by pip install cupy-cuda12x (or cupy-cuda13x), and see that nvidia-smi lists a GPU"
         )
     except Exception as error:  # CuPy raises errors of many kinds where a driver, a compiler or a library is missing
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]

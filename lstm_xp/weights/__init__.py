@@ -11,8 +11,11 @@ A format is a module. One whose files `read` and `write` shall know is also a li
 
     names(path)                                  the LSTMs in a file, a list of names
     read(path, name=None) -> network, params     the one of that name; None for the only one
-    write(path, network, params)                 optional; atomically (`lstm_xp.files`), replacing what is there
+    write(path, network, params)                 optional; atomically (`lstm_xp.files`), replacing what is there; with
+                                                 prefix="" where the line in FORMATS says so
     recognises(path)                             optional: whether a file of its suffix is one of its kind
+    others(path, name=None)                      optional: the names of what is in a file beside that LSTM, or beside
+                                                 all for None; from headers alone
 """
 
 from importlib import import_module
@@ -23,18 +26,19 @@ from ..files import check_free
 
 
 class Format(NamedTuple):
-    """A file format: its module here, the suffixes of its files, and what it is."""
+    """A file format: its module here, the suffixes of its files, what it is, and whether its names have a prefix."""
 
     module: str
     suffixes: tuple[str, ...]
     about: str
+    has_prefix: bool = False
 
 
 # The first one that has a file's suffix, and recognises the file, reads it; the first one with the suffix writes it.
 FORMATS = {
     "lstm-xp": Format("store", (".safetensors", ".npz"), "this package's own"),
     "lstm-xp-train": Format("trained", (".safetensors",), "model or checkpoint of lstm-xp train"),
-    "pytorch": Format("pytorch", (".safetensors", ".npz"), "names of PyTorch's state dicts"),
+    "pytorch": Format("pytorch", (".safetensors", ".npz"), "names of PyTorch's state dicts", has_prefix=True),
     "keras": Format("keras", (".keras", ".h5"), "Keras"),
     "onnx": Format("onnx", (".onnx",), "ONNX"),
 }
@@ -69,7 +73,7 @@ _HOMES = {
     "to_tensorflow1": "tensorflow1",
 }
 
-__all__ = sorted([*_HOMES, "FORMATS", "Format", "format_of", "names", "read", "write"])
+__all__ = sorted([*_HOMES, "FORMATS", "Format", "format_of", "names", "others", "read", "write"])
 
 
 def __getattr__(name):
@@ -157,6 +161,45 @@ def names(path, *, format=None):
     return module_of(format or format_of(path)).names(path)
 
 
+def others(path, name=None, *, format=None):
+    """The names of the tensors in a file beside an LSTM: what `read` leaves out. Only headers are read.
+
+    Parameters
+    ----------
+    path : str or path
+        Its suffix is one of those in `FORMATS`.
+    name : str or None
+        One of `names(path)`; None for what belongs to none of them.
+    format : str or None
+        One of `FORMATS`; None to find out.
+
+    Returns
+    -------
+    list of str, or None
+        None where the format cannot tell.
+
+    Raises
+    ------
+    ValueError, ImportError
+        As by `read`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> from lstm_xp import LSTM, weights
+    >>> network = LSTM(3, 4)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     path = Path(directory) / "model.npz"
+    ...     np.savez(path, **weights.to_pytorch(network, network.init(), prefix="lstm"), **{"out.bias": np.zeros(2)})
+    ...     weights.others(path)
+    ['out.bias']
+    """
+    module = module_of(format or format_of(path))
+    return module.others(path, name) if hasattr(module, "others") else None
+
+
 def read(path, name=None, *, format=None):
     """A network and its parameters from a file of any known format.
 
@@ -199,7 +242,7 @@ def read(path, name=None, *, format=None):
     return module_of(format or format_of(path)).read(path, name)
 
 
-def write(path, network, params, *, format=None, overwrite=False):
+def write(path, network, params, *, format=None, overwrite=False, prefix=""):
     """Write a network to a file of any known format, whole or not at all.
 
     Parameters
@@ -214,29 +257,52 @@ def write(path, network, params, *, format=None, overwrite=False):
         One of `FORMATS`; None for the first one that has the suffix: this package's own for .safetensors and .npz.
     overwrite : bool
         Whether a file of that name may be replaced.
+    prefix : str
+        What the names of the tensors shall begin with, for example ``"encoder.lstm"``, where the format has such names:
+        pytorch.
 
     Raises
     ------
     FileExistsError
         If there is such a file already.
     ValueError
-        If no format has this suffix, or the format cannot hold the network.
+        If no format has this suffix, or the format has another one, cannot hold the network, or has no prefix.
 
     See Also
     --------
     read : has an example.
     """
-    name = format or _with_suffix(Path(path))[0]
+    name = format or _with_suffix(Path(path), "write")[0]
     module = module_of(name)
     if not hasattr(module, "write"):
         raise ValueError(f"{path}: files of the format {name} cannot be written.")
+    suffix, suffixes = Path(path).suffix.lower(), FORMATS[name].suffixes
+    if suffix not in suffixes:  # or nothing would read the file again
+        rule = f"one of {', '.join(suffixes)}" if len(suffixes) > 1 else suffixes[0]
+        raise ValueError(f"{path}: the suffix must be {rule} for the format {name}; got {suffix or 'none'}.")
+    if prefix:
+        _check_prefix(path, name, prefix)
     check_free(path, overwrite)
-    module.write(path, network, params)
+    module.write(path, network, params, **({"prefix": prefix} if prefix else {}))
 
 
-def _with_suffix(path):
+def _check_prefix(path, name, prefix):
+    if not FORMATS[name].has_prefix:
+        able = ", ".join(each for each, row in FORMATS.items() if row.has_prefix)
+        raise ValueError(f"{path}: files of the format {name} have no prefix, those of {able} do; got {prefix!r}.")
+    # A file with other names could not be read again.
+    if not isinstance(prefix, str) or not prefix.isprintable():
+        raise ValueError(f"{path}: prefix must be a printable text; got {prefix!r}.")
+
+
+def _with_suffix(path, purpose="read"):
     """The formats that have the suffix of a path."""
     suffix = path.suffix.lower()
+    if suffix in PICKLES and purpose == "write":
+        raise ValueError(
+            f"{path}: pickles are never written. PyTorch reads .safetensors by safetensors.torch.load_file: write "
+            "that, in the format pytorch."
+        )
     if suffix in PICKLES:
         raise ValueError(
             f"{path}: a pickle can run any code, so it is never read. Where PyTorch is, save it as safetensors:\n"

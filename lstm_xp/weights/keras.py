@@ -136,6 +136,13 @@ def names(path):
         return list(file.layers)
 
 
+def others(path, name=None):
+    """The arrays in a file that are not the weights of these layers (as in `read`), of any for None."""
+    with File(path) as file:
+        chosen = file.layers if name is None else _chosen(path, file, name)
+        return file.others([file.layers[each] for each in chosen])
+
+
 def read(path, name=None):
     """Network and parameters of a layer in a file: .keras, .weights.h5, or the .h5 of Keras 2.
 
@@ -161,11 +168,7 @@ def read(path, name=None):
         If the package h5py is not installed.
     """
     with File(path) as file:
-        several = (name or "").split("+")
-        if name not in file.layers and len(several) > 1:
-            chosen = [tensors.one_of(str(path), list(file.layers), each, "") for each in several]
-        else:
-            chosen = [tensors.one_of(str(path), list(file.layers), name, "it has no layer LSTM or Bidirectional")]
+        chosen = _chosen(path, file, name)
         layers = [file.layers[each] for each in chosen]
         settings = [
             _settings(f"{path}: {each}", layer, file.major, last=each == chosen[-1])
@@ -221,6 +224,14 @@ def write(path, network, params):
             for number, array in enumerate(arrays):
                 file[f"{place}/{ways[number // each]}cell/vars/{number % each}"] = to_numpy(array)
     write_atomically(Path(path), buffer.getvalue())
+
+
+def _chosen(path, file, name):
+    """The names of the layers asked for."""
+    several = (name or "").split("+")
+    if name not in file.layers and len(several) > 1:
+        return [tensors.one_of(str(path), list(file.layers), each, "") for each in several]
+    return [tensors.one_of(str(path), list(file.layers), name, "it has no layer LSTM or Bidirectional", joined=True)]
 
 
 def _joined(function, given, places, bidirectional, reverse, settings):

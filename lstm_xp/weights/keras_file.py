@@ -73,6 +73,11 @@ class File:
         except _ERRORS as error:
             raise self._damaged(error) from None
 
+    def others(self, layers):
+        """The names of all datasets that are none of the weights of these layers."""
+        own = {name for layer in layers for group in layer.groups for name in self._groups[group].values()}
+        return [name for name in self._datasets if name not in own]
+
     def _damaged(self, error):
         line = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         return FileError(f"{self.where}: damaged, or no file of Keras: {line}.")
@@ -86,7 +91,7 @@ class File:
         else:
             self._file = h5py.File(path, "r")
         try:
-            self._groups = _weights_in(self._file)
+            self._groups, self._datasets = _weights_in(self._file)
             legacy = any(place.startswith("model_weights/") or not place.endswith("/vars") for place in self._groups)
             if legacy and config is None:
                 texts = [text for text in _texts_in(path) if len(text) <= HEADER_LIMIT]
@@ -144,13 +149,17 @@ class File:
 
 
 def _weights_in(file):
-    """Groups that hold the kernel and recurrent kernel of an LSTM, perhaps a bias: group -> {place: dataset}."""
-    h5py, groups = package("h5py"), {}
+    """Groups that hold the kernel and recurrent kernel of an LSTM, perhaps a bias, and the names of all datasets.
+
+    The groups are group -> {place: dataset}.
+    """
+    h5py, groups, datasets = package("h5py"), {}, []
 
     def visit(name, item):
         # Links that lead elsewhere are not visited.
         group, _, last = name.rpartition("/")
         if isinstance(item, h5py.Dataset):
+            datasets.append(name)
             legacy = {"kernel": 0, "recurrent_kernel": 1, "bias": 2}.get(last.partition(":")[0])
             place = {"0": 0, "1": 1, "2": 2}.get(last) if group.endswith("cell/vars") else legacy
             if place is not None:
@@ -162,7 +171,7 @@ def _weights_in(file):
         shapes = [file[held[place]].shape if place in held else () for place in (0, 1)]
         return all(len(shape) == 2 for shape in shapes) and shapes[1][1] == 4 * shapes[1][0]
 
-    return {group: held for group, held in groups.items() if is_lstm(held)}
+    return {group: held for group, held in groups.items() if is_lstm(held)}, datasets
 
 
 def _texts_in(path):

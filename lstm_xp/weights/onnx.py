@@ -158,6 +158,12 @@ def names(path):
     return ["+".join(stack) for stack in Graph(path).stacks()]
 
 
+def others(path, name=None):
+    """The floating weights in a file that are not those of these nodes (as in `read`), of any LSTM for None."""
+    graph = Graph(path)
+    return graph.others(graph.lstms if name is None else _nodes(graph, path, name))
+
+
 def read(path, name=None):
     """Network and parameters of LSTM nodes in a file.
 
@@ -183,12 +189,9 @@ def read(path, name=None):
         If the package onnx is not installed.
     """
     graph = Graph(path)
-    stacks = {"+".join(stack): stack for stack in graph.stacks()}
-    single = {node: [node] for node in graph.lstms}
-    if name not in single:
-        name = tensors.one_of(str(path), list(stacks), name, "its main graph has no node LSTM")
-    layers = [_layer(graph, node) for node in (stacks | single)[name]]
-    batch_first = graph.is_batch_first((stacks | single)[name][0])
+    nodes = _nodes(graph, path, name)
+    layers = [_layer(graph, node) for node in nodes]
+    batch_first = graph.is_batch_first(nodes[0])
     network, params = layers[0][0], tuple(p for _, params in layers for p in params)
     network = replace(network, num_layers=len(layers), time_major=not batch_first)
     try:
@@ -273,6 +276,14 @@ def write(path, network, params, *, lengths=False, state=False):
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="lstm_xp"
     )
     write_atomically(Path(path), model.SerializeToString())
+
+
+def _nodes(graph, path, name):
+    """The nodes of the network asked for."""
+    if name in graph.lstms:
+        return [name]
+    stacks = {"+".join(stack): stack for stack in graph.stacks()}
+    return stacks[tensors.one_of(str(path), list(stacks), name, "its main graph has no node LSTM")]
 
 
 def _layer(graph, node):

@@ -85,6 +85,17 @@ class Graph:
             held[key] = self.array(f"{key} of {name}", tensor)
         return held
 
+    def others(self, lstms):
+        """The names of the floating initializers that are not weights of these LSTM nodes."""
+        proto = package("onnx").TensorProto
+        kinds = [getattr(proto, kind) for kind in DTYPES]
+        given = (zip(INPUTS, self.lstms[name].input, strict=False) for name in lstms)
+        own = [self.constant(source) for inputs in given for key, source in inputs if key in WEIGHTS]
+        own = {tensor.name for tensor in own if tensor is not None}
+        # What a node Constant makes is a part of the computation rather than a weight.
+        return [name for name, tensor in self.constants.items()
+                if name not in own and name not in self.makers and tensor.data_type in kinds]  # fmt: skip
+
     def attributes(self, name):
         """The attributes of an LSTM node, by name."""
         helper, found = package("onnx.helper"), {}

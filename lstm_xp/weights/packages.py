@@ -9,4 +9,4 @@ def package(name):
         return import_module(name)
     except ImportError:
         root = name.partition(".")[0]
-        raise ImportError(f"this needs {root}: pip install 'lstm-xp[weights]'", name=root) from None
+        raise ImportError(f"this needs {root}: pip install {root}", name=root) from None

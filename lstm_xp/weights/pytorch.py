@@ -141,14 +141,19 @@ def names(path):
 def read(path, name=None):
     """Network and parameters of an LSTM in a file of PyTorch's names, .safetensors or .npz; see `from_pytorch`."""
     name = tensors.one_of(str(path), names(path), name, _WHAT)
-    start = name and f"{name}."
-    wanted = [each for each in containers.entries(path) if each.startswith(start) and "." not in each[len(start) :]]
+    wanted = [each for each in containers.entries(path) if _is_own(each, name)]
     return from_pytorch(containers.read(path, wanted), prefix=name)
 
 
-def write(path, network, params):
+def others(path, name=None):
+    """The names of the tensors in a file that are not those of this LSTM, of any for None."""
+    lstms = names(path) if name is None else [tensors.one_of(str(path), names(path), name, _WHAT)]
+    return [each for each in containers.entries(path) if not any(_is_own(each, lstm) for lstm in lstms)]
+
+
+def write(path, network, params, *, prefix=""):
     """Write a file of PyTorch's names, .safetensors or .npz."""
-    arrays = {name: containers.host(v) for name, v in to_pytorch(network, params).items()}
+    arrays = {name: containers.host(v) for name, v in to_pytorch(network, params, prefix=prefix).items()}
     containers.write(path, arrays)
 
 
@@ -165,6 +170,12 @@ def prefixes(shapes):
             if projected or len(shape) != 2 or shape[0] not in (shape[1], 3 * shape[1]):
                 found.append(key[1].removesuffix("."))
     return found
+
+
+def _is_own(name, prefix):
+    """Whether a tensor is of the module that has this prefix, and not of a module within it."""
+    start = prefix and f"{prefix}."
+    return name.startswith(start) and "." not in name[len(start) :]
 
 
 def _keys(network, cell):

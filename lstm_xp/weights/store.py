@@ -19,6 +19,7 @@ FORMAT = "lstm-xp network"
 VERSION = 1
 SUFFIXES = containers.SUFFIXES
 _LEFT_OUT = ("engine",)
+_STATE = ("state.h", "state.c")
 
 
 def save(path, network, params, *, state=None, overwrite=False):
@@ -107,7 +108,7 @@ def load(path):
     rules = {f"{place}.{name}": rule for index, place in enumerate(_places(network))
              for name, rule in shapes(network, index // network.num_directions).items()}  # fmt: skip
     _check(path, found, rules)
-    others = [name for name in found if name not in rules and name not in ("state.h", "state.c")]
+    others = [name for name in found if name not in rules and name not in _STATE]
     if others:
         raise FileError(f"{path}: {others[0]} is no array of the network that its configuration tells of.")
     arrays = containers.read(path, rules)
@@ -177,6 +178,11 @@ def read(path, name=None):
     """Network and parameters; see `load`."""
     tensors.one_of(str(path), names(path), name, "it was not written by lstm_xp.weights.save")
     return load(path)
+
+
+def others(path, name=None):
+    """A state, which `load_state` reads."""
+    return [each for each in containers.entries(path) if each in _STATE]
 
 
 def write(path, network, params):

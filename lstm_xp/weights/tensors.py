@@ -65,14 +65,15 @@ def no_others(function, names, rules, implied):
         raise ValueError(f"{function}: {others[0]}{more} is no tensor of this LSTM: {implied}.")
 
 
-def one_of(function, found, name, what):
-    """The LSTM asked for among those found; the only one for None."""
+def one_of(function, found, name, what, joined=False):
+    """The LSTM asked for among those found; the only one for None. `joined`: a name may be several, with "+"."""
     listed = ", ".join(repr(each) for each in found)
     if not found:
         raise ValueError(f"{function}: no LSTM found: {what}.")
     if name is None:
         if len(found) > 1:
-            raise ValueError(f"{function}: {len(found)} LSTMs found, choose one by name: {listed}.")
+            hint = f", or join the layers of one network, such as '{found[0]}+{found[1]}'" * joined
+            raise ValueError(f"{function}: {len(found)} LSTMs found, choose one by name: {listed}{hint}.")
         return found[0]
     if name not in found:
         raise ValueError(f"{function}: no LSTM is called {name!r}; found: {listed}.")

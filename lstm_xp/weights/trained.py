@@ -24,11 +24,16 @@ def names(path):
     return [""] if recognises(path) else []
 
 
+def others(path, name=None):
+    """Embedding and output layer; of a checkpoint also what the training goes on from."""
+    start = _start(path)
+    return [each for each in containers.entries(path) if not each.startswith(start)]
+
+
 def read(path, name=None):
     """Network and parameters of the LSTM layers."""
     tensors.one_of(str(path), names(path), name, "it was not written by lstm-xp train")
-    start = PREFIXES[containers.metadata(path)["format"]] + "lstm"
-    found = containers.entries(path)
+    start, found = _start(path), containers.entries(path)
     layers = [each for each in found if re.fullmatch(rf"{re.escape(start)}\d+\.Wh", each)]
     if not layers or f"{start}0.Wx" not in found:
         raise containers.FileError(f"{path}: {start}0.Wx or {start}0.Wh is missing.")
@@ -44,3 +49,8 @@ def read(path, name=None):
     tensors.check(str(path), arrays, rules, f"there are {len(layers)} layers of H = {H}, the first of D = {D}")
     params = (Direction(*(arrays[f"{start}{k}.{part}"] for part in ("Wx", "Wh", "b"))) for k in range(len(layers)))
     return network, tuple(params)
+
+
+def _start(path):
+    """What the names of the LSTM's arrays begin with."""
+    return PREFIXES[containers.metadata(path)["format"]] + "lstm"
