@@ -19,7 +19,7 @@ from . import machine, records, rivals
 from .arguments import add_sizes, check_run
 from .problems import Problem
 
-SIZES = ((32, 784, 1, 128), (8, 500, 16, 64), (64, 300, 64, 256))
+SIZES = ((32, 784, 1, 128), (16, 1000, 16, 256), (1, 5000, 4, 64))
 CONTENDERS = ("lstm_xp", "lstm_xp:numpy_fused", "torch_cpu")
 GRADIENTS = ("of every output", "of the last output")
 
