@@ -7,6 +7,13 @@ import array_api_compat
 import numpy as np
 
 
+class Frozen(bytes):
+    """Memory that nobody can write to, and what engines have prepared of it, which goes with it."""
+
+    def __init__(self, data):
+        self.prepared = {}
+
+
 def freeze(weights: Any) -> Any:
     """Constant copies of weights, for many calls with the same ones.
 
@@ -31,9 +38,9 @@ def freeze(weights: Any) -> Any:
 
     Notes
     -----
-    Results have the same bits. With the engine 'numpy_numba', the first call keeps Wx and Wh as it multiplies with
-    them, until they are gone: that is their memory once more (twice, if batches of one or two rows and larger ones
-    alternate). Other engines do as ever. A backward pass prepares them anew.
+    Results have the same bits, as long as the weights are contiguous. With the engine 'numpy_numba', the first call
+    keeps Wx and Wh as it multiplies with them, until they are gone: that is their memory once more (twice, if batches
+    of one or two rows and larger ones alternate). Other engines do as ever. A backward pass prepares them anew.
 
     Examples
     --------
@@ -57,16 +64,18 @@ def freeze(weights: Any) -> Any:
             f"freeze: weights must be arrays, in tuples, lists or dicts if there are several; "
             f"got {type(weights).__name__}."
         )
-    if type(weights) not in (np.ndarray, np.memmap) or is_frozen(weights) or weights.dtype.hasobject:
+    if type(weights) not in (np.ndarray, np.memmap) or memory_of(weights) is not None or weights.dtype.hasobject:
         return weights
-    return np.ndarray(weights.shape, weights.dtype, weights.tobytes())
+    order = "F" if weights.flags.fnc else "C"
+    return np.ndarray(weights.shape, weights.dtype, Frozen(weights.tobytes(order)), order=order)
 
 
-def is_frozen(array):
-    """Whether a NumPy array lies in an immutable object of Python, so that nobody can ever write to it."""
+def memory_of(array):
+    """The frozen memory that a NumPy array lies in; None if somebody might write to it."""
     if array.flags.writeable:
-        return False
+        return None
     base = array.base
     while type(base) is np.ndarray:
         base = base.base
-    return type(base) is bytes
+    # Of other bytes NumPy itself makes arrays that can be written to, where it loads pickles.
+    return base if type(base) is Frozen else None

@@ -232,8 +232,13 @@ def test_saturated_gates_are_exact(lib, engine, dtype):
 @pytest.mark.parametrize(("N", "H"), [(1, 64), (2, 37), (40, 33)])
 def test_what_fades_away_becomes_zero(name, N, H):
     """Else it stays the smallest number there is, times 0.7 and rounded, with which processors are very slow."""
-    if refusal(name, open_library("numpy"), "float32"):
-        pytest.skip(refusal(name, open_library("numpy"), "float32"))
+    reason = refusal(name, open_library("numpy"), "float32")
+    if not reason and name == "numpy_numba":
+        from lstm_xp.engines.compiled.denormals import X86
+
+        reason = "" if X86 else "other processors are as quick with denormal numbers"
+    if reason:
+        pytest.skip(reason)
     rng, T, D = np.random.default_rng(0), 700, 2
     x, Wx, Wh = (rng.standard_normal(shape, dtype=np.float32) / 40 for shape in ((N, T, D), (D, 4 * H), (H, 4 * H)))
     h0, b = rng.standard_normal((N, H), dtype=np.float32), np.repeat(np.float32([0, 1, 0, 0]), H)

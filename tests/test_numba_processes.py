@@ -146,6 +146,35 @@ def test_threads_on_one_processor_give_way_to_each_other():
     assert sleeps < 3000 / 10
 
 
+# --- Too little memory for a step
+
+TOO_LITTLE = """
+import resource
+import numpy as np
+from lstm_xp.engines import numpy_numba
+
+N, H = 3_000_000, 16
+code, ones = numpy_numba._code(np.dtype("float32")), lambda *shape: np.ones(shape, "float32")
+x, h, Wx, Wh, b = np.broadcast_to(ones(1, 1), (N, 1)), ones(1, N, H), ones(1, 4 * H), ones(H, 4 * H), ones(4 * H)
+arguments = x, h, h, Wx, Wh, b, ones(1, N, H), ones(1, N, H)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
+for call in (lambda: code.stream(code.desk, 2**62, True, *arguments, 0),
+             lambda: code.pool.run(lambda *share: code.step(*arguments, *share), 1)):
+    try:
+        call()
+    except MemoryError:
+        print(np.all(np.full(64, np.finfo("float32").tiny) * np.float32(0.25) > 0))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are those of Linux")
+def test_too_little_memory_leaves_the_processor_as_it_was():
+    """Denormal numbers are computed again, which kernels have zeros for."""
+    lines, _ = outcome(in_a_process(TOO_LITTLE))
+    assert lines == ["True", "True"]
+
+
 # --- Memory that is not its own
 
 # Each array ends, or begins, where the system lets nobody read or write; what the engine allocates, too.
@@ -153,6 +182,7 @@ GUARD = """
 import ctypes, mmap, sys, types
 import numpy as np
 import problems
+from lstm_xp import freeze
 from lstm_xp.engines import numpy_numba
 from lstm_xp.engines.compiled import threads
 
@@ -189,6 +219,8 @@ for at_end in (True, False):
             arrays = {name: copy(v.astype(dtype), at_end) for name, v in values.items()}
             if sys.argv[1] != "step":
                 results = problems.run(arrays, engine="numpy_numba")
+                results = problems.run(arrays | {name: freeze(arrays[name]) for name in ("Wx", "Wh")},
+                                       engine="numpy_numba")
             else:
                 x = copy(arrays["x"][:, 0], at_end)
                 results = numpy_numba.step(x, *(arrays[name] for name in ("h0", "c0", "Wx", "Wh", "b")))

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from problems import given, host, random_problem, run, same_bits
+from problems import forward, given, host, random_problem, run, same_bits
 
-from lstm_xp import LSTM, State
+from lstm_xp import LSTM, Direction, State
 from lstm_xp.engines import numpy_numba
 
 pytest.importorskip("numba")
@@ -633,3 +633,36 @@ def test_no_more_threads_are_started_than_are_allowed(library, limited, eager, m
             numba_run(problem(library, dtype, *sizes))
         assert len(pool.workers) == count - 1
         assert threading.active_count() - before[0] == len(pool.workers) - before[1]
+
+
+# --- Denormal numbers
+
+
+def denormals():
+    """Whether this thread computes them."""
+    return bool(np.all(np.full(64, np.finfo("float32").tiny) * np.float32(0.25) > 0))
+
+
+@pytest.mark.parametrize("size", [(1, 9, 5, 64), (2, 3, 5, 6), (7, 9, 5, 33)], ids=str)
+def test_denormals_are_computed_again_after_each_call(limited, eager, size):
+    """Kernels have zeros for them; who else works in a thread is not to notice."""
+    limited(2)
+    arrays = {name: value.astype("float32") for name, value in random_problem(*size).items()}
+    network, params = LSTM(size[2], size[3]), (Direction(*(arrays[name] for name in ("Wx", "Wh", "b"))),)
+    seen = []
+
+    def work():
+        state = State(arrays["h0"][None], arrays["c0"][None])
+        for call in (
+            lambda: forward(arrays, engine=NAME, training=False),
+            lambda: run(arrays, engine=NAME),
+            lambda: network.step(params, arrays["x"][:, 0], state),
+        ):
+            call()
+            seen.append(denormals())
+
+    work()
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(work).result()
+    threads.pool.run(lambda *share: seen.append(denormals()), 2)
+    assert seen == [True] * 8

@@ -127,7 +127,7 @@ def test_streaming_is_the_same_as_whole():
     tokens = rng.integers(0, 256, (1, T))
     whole, _, _ = model.forward(parameters, tokens, state)
     for t in range(T):
-        logits, state = sampling.step(parameters, int(tokens[0, t]), state)
+        logits, state = sampling.step(parameters, model.layers_of(parameters), int(tokens[0, t]), state)
         assert_close(logits, whole[:, t], steps=T)
 
 
@@ -327,10 +327,11 @@ def test_bits_per_byte_are_those_of_the_step_functions(streams, monkeypatch):
     rng = np.random.default_rng(9)
     parameters, text = random_parameters(rng), bytes(rng.integers(0, 256, 41, dtype=np.uint8))
     size, bits = len(text) // streams, 0.0
+    layers = model.layers_of(parameters)
     for start in range(0, size * streams, size):
         state = model.zero_state(parameters, 1)
         for t in range(start, start + size):
-            logits, state = sampling.step(parameters, text[t - 1] if t else ord("\n"), state)
+            logits, state = sampling.step(parameters, layers, text[t - 1] if t else ord("\n"), state)
             bits += (np.log(np.sum(np.exp(logits))) - logits[0, text[t]]) / math.log(2)
     expected = np.float64(bits / (size * streams))
     assert_close(np.float64(evaluation.bits_per_byte(parameters, text, streams=streams)), expected, steps=size)

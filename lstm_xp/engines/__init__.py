@@ -64,7 +64,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import EngineError
+from ..checks import EngineError, dtype_name
 
 # Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
 ENGINES = {
@@ -153,7 +153,7 @@ def warmup(*dtypes: Any) -> None:
     for dtype in dtypes:
         try:
             # NumPy takes None for float64: whoever says None means nothing of the kind.
-            wanted.append("" if dtype is None else np.dtype(dtype).name)
+            wanted.append("" if dtype is None else dtype_name(np.dtype(dtype)))
         except (TypeError, SyntaxError):  # so NumPy says that something is no dtype
             wanted.append("")
         if wanted[-1] not in COMPILED_DTYPES:

@@ -27,7 +27,7 @@ FEW, TOGETHER = 16, 32
 TURN = 3
 # Rows (steps times N) of which gradients are made at a time.
 LEAST, MOST = 512, 2048
-# Steps after which numbers that have become nearly too small are taken out.
+# Steps after which numbers that have become nearly too small are taken out, at the end of a block of steps.
 FLUSH = 32
 
 

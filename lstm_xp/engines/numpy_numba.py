@@ -12,11 +12,10 @@ from functools import cache, partial
 from importlib.util import find_spec
 from threading import Timer
 from types import SimpleNamespace
-from weakref import finalize
 
 import numpy as np
 
-from ..freezing import is_frozen
+from ..freezing import memory_of
 from . import numpy_fused
 
 name = "numpy_numba"
@@ -62,8 +61,8 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
     x = _plain(x)
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
-    frozen = all(is_frozen(v) and v.flags.aligned for v in (Wx, Wh))
-    return _forward(x, _plain(Wx), b, lengths, gates, h0, c0, Wh, keep, frozen)
+    frozen = memory_of(Wx) is not None and memory_of(Wh) is not None
+    return _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep, frozen)
 
 
 def forward(a, h0, c0, Wh, *, keep):
@@ -80,8 +79,8 @@ def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep, frozen=False):
     lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
     across, parts = _divide(code, T, N, D, H, 0 if frozen else PACKING)
     some, few, size = code.forward_space(T, N, D, H, frozen, across, parts, code.dtype.itemsize)
-    packed = _prepared(code, Wx, Wh, few) if frozen else code.none
-    forward = (x, Wx, b, lengths, gates, h, c, _plain(Wh), keep, some, few, packed)
+    packed = (_prepared(code, Wh, few), _prepared(code, Wx, False)) if frozen else (code.none, code.none)
+    forward = (x, _plain(Wx), b, lengths, gates, h, c, _plain(Wh), keep, some, few, *packed)
     _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
     return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
@@ -206,16 +205,16 @@ def _run(code, parts, size, work):
         code.spare.append(space)
 
 
-def _prepared(code, Wx, Wh, few):
-    """Frozen weights as the kernel multiplies with them, from an earlier call; for as long as both are there."""
-    key = id(Wx), id(Wh), few
-    found = code.prepared.get(key)
+def _prepared(code, W, few):
+    """A frozen weight as the kernel multiplies with it, from an earlier call; it goes with the memory of the weight."""
+    prepared, place = memory_of(W).prepared, W.__array_interface__["data"][0]
+    key = code.dtype, few, place, W.shape, W.strides
+    found = prepared.get(key)
     if found is None:
-        found = _on_a_line(code.prepared_size(Wx.shape[0], Wh.shape[0], code.dtype.itemsize), code.dtype)
-        code.prepare(Wx, Wh, few, found)
-        code.prepared[key] = found
-        for weights in (Wx, Wh):
-            finalize(weights, code.prepared.pop, key, None).atexit = False
+        K, columns = W.shape
+        found = _on_a_line(code.prepared_size(K, columns // 4, code.dtype.itemsize), code.dtype)
+        code.prepare(_plain(W), few, found)
+        prepared[key] = found
     return found
 
 
@@ -259,7 +258,6 @@ def _code(dtype):
         lanes=lanes,
         spare=deque(maxlen=SPARE),
         none=np.empty(0, dtype),
-        prepared={},
         desk=desk,
         helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
         threads=threads.limit,

@@ -32,19 +32,19 @@ def sample_bytes(parameters, prompt, length, *, temperature=1.0, rng=None):
     int
         The next byte.
     """
-    state = None
+    layers, state = model.layers_of(parameters), None
     for byte in b"\n" + prompt:
-        logits, state = step(parameters, byte, state)
+        logits, state = step(parameters, layers, byte, state)
     for _ in range(length):
         byte = _draw(to_numpy(logits)[0].astype(np.float64), temperature, rng)
         yield byte
-        logits, state = step(parameters, byte, state)
+        logits, state = step(parameters, layers, byte, state)
 
 
-def step(parameters, byte, state):
-    """Feed one byte: the logits (1, 256) of the byte after it, and the new state."""
+def step(parameters, layers, byte, state):
+    """Feed one byte to a model and its `layers_of`: the logits (1, 256) of the byte after it, and the new state."""
     xp = array_namespace(parameters["embedding"])
-    network, params = model.layers_of(parameters)
+    network, params = layers
     h, state = network.step(params, parameters["embedding"][byte : byte + 1, :], state)
     return xp.matmul(h, parameters["output.W"]) + parameters["output.b"], state
 

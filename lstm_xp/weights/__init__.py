@@ -291,8 +291,8 @@ def _check_prefix(path, name, prefix):
         able = ", ".join(each for each, row in FORMATS.items() if row.has_prefix)
         raise ValueError(f"{path}: files of the format {name} have no prefix, those of {able} do; got {prefix!r}.")
     # A file with other names could not be read again.
-    if not isinstance(prefix, str) or not prefix.isprintable():
-        raise ValueError(f"{path}: prefix must be a printable text; got {prefix!r}.")
+    if not isinstance(prefix, str) or not prefix.isprintable() or f".{prefix.removesuffix('.')}".endswith("."):
+        raise ValueError(f"{path}: prefix must be a printable text, with a dot at its end at most; got {prefix!r}.")
 
 
 def _with_suffix(path, purpose="read"):

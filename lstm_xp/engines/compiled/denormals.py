@@ -4,14 +4,14 @@ A gradient that is handed back through many steps, and shrinks at each, ends amo
 smallest of all, times 0.7, is rounded to itself.
 """
 
+from platform import machine
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .vectors import has
-
-X86 = has("sse2")
+X86 = machine().lower() in ("x86_64", "amd64")  # which all have the register
 # Bit of the control register MXCSR: results that are denormal become zeros.
 FLUSH = 1 << 15
 

@@ -48,27 +48,28 @@ def saturate(room, z, wide, big):
         room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
 
 
-def prepare(Wx, Wh, few, packed):
-    """Both weights, as `forward` multiplies with them: all vectors of Wh, then of Wx, each gate beside the others.
+def prepare(W, few, packed):
+    """A weight (K, 4H) as `forward` multiplies with it: vectors of units after each other, the gates of each together.
 
     With `few` rows, two vectors of units are multiplied at once: the sums of one would wait for each other.
     """
-    D, H, size = Wx.shape[0], Wh.shape[0], Wh.itemsize
-    wide = BYTES // size
-    vectors = whole(H, wide)
-    for W, K, first, pair in ((Wh, H, 0, 2 if few else 1), (Wx, D, vectors * GATES * wide * H, 1)):
-        pack(data(W), 0, W.strides[0] // size, W.strides[1] // size, K, 4 * H,
-             data(packed), first, 0, 4 * vectors, pair * GATES, H)  # fmt: skip
+    (K, columns), size = W.shape, W.itemsize
+    vectors = whole(columns // 4, BYTES // size)
+    pack(data(W), 0, W.strides[0] // size, W.strides[1] // size, K, columns,
+         data(packed), 0, 0, 4 * vectors, (2 if few else 1) * GATES, columns // 4)  # fmt: skip
 
 
-def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, across, meeting, part, parts):
+def forward(
+    x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed_h, packed_x, space, across, meeting, part, parts
+):
     """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
 
     Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
     cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
 
-    With `across`, threads divide the units and meet after every step; without, they divide the rows. Weights are those
-    that were `packed` by `prepare`, if that has any elements. `some`, `few` and `space` are as `forward_space` says.
+    With `across`, threads divide the units and meet after every step; without, they divide the rows. Weights are
+    `packed_h` and `packed_x`, made by `prepare`, if these have any elements. `some`, `few` and `space` are as
+    `forward_space` says.
     """
     begin(meeting, part)
     mode = flush_denormals()
@@ -80,10 +81,10 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
     x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
 
-    pair, ready = 2 if few else 1, packed.size > 0
-    weights = data(packed) if ready else room
+    pair, ready = 2 if few else 1, packed_h.size > 0
+    weights, inputs = (data(packed_h), data(packed_x)) if ready else (room, room)
     v0, v1 = share(vectors, pair, part, parts)
-    Wx_at, again = vectors * width * H, some < T or ready  # what is wanted again is rearranged once
+    Wx_at, again = 0 if ready else vectors * width * H, some < T or ready  # what is wanted again is rearranged once
     if not ready:
         pack(data(Wh), 0, h_k, h_j, H, 4 * H, room, v0 * width * H, 4 * v0, 4 * v1, pair * GATES, H)
         if again:
@@ -105,7 +106,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
     bias = 0 if ready else Wx_at + (vectors * width * D if again else 0)
     bias += (space.size - bias) // parts // wide * wide * part
     made = bias + total
-    of_x, first = (weights, Wx_at + v0 * width * D) if again else (room, made + some * rows * total)
+    first = Wx_at + v0 * width * D if again else made + some * rows * total
     entered = made + some * rows * total + (0 if again else min(D, SHALLOW) * total)
     block = D if again else SHALLOW
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
@@ -123,7 +124,7 @@ def forward(x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed, space, 
                 z = made + (begins - v0) * steps * rows * width + (v - begins) * width
                 base, z_row = (bias + (v - v0) * width, 0) if k == 0 else (z, row)
                 here = first + (v - v0) * width * depth
-                multiply_gates(room, entered + k, D, depth, of_x, first, here, total * depth,
+                multiply_gates(room, entered + k, D, depth, inputs, first, here, total * depth,
                                room, base, z_row, room, z, row, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
             before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
@@ -185,6 +186,6 @@ def forward_space(T, N, D, H, ready, across, parts, itemsize):
     return some, rows <= FEW_ROWS, vectors * width * packed + parts * each
 
 
-def prepared_size(D, H, itemsize):
-    """How many numbers `prepare` makes of weights."""
-    return -(-H * itemsize // BYTES) * BYTES // itemsize * GATES * (D + H)
+def prepared_size(K, H, itemsize):
+    """How many numbers `prepare` makes of a weight (K, 4H)."""
+    return -(-H * itemsize // BYTES) * BYTES // itemsize * GATES * K

@@ -33,10 +33,10 @@ def compile(dtype):
     arguments = {
         forward: {
             "x": given(3, "A"), "Wx": given(2, "A"), "b": given(1), "lengths": lengths, "gates": own(4), "h": own(3),
-            "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag, "packed": own(1),
-            "space": own(1), "across": flag, **team,
+            "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag,
+            "packed_h": own(1), "packed_x": own(1), "space": own(1), "across": flag, **team,
         },
-        prepare: {"Wx": given(2, "A"), "Wh": given(2, "A"), "few": flag, "packed": own(1)},
+        prepare: {"W": given(2, "A"), "few": flag, "packed": own(1)},
         step: {**of_step, **team},
         stream: {"desk": counters, "limit": int64, "called": flag, **of_step, "layer": int64},
         attend: {"desk": counters, "like": own(1)},

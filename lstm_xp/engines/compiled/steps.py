@@ -129,10 +129,10 @@ def new_states(z, start, N, H, c, c_0, c_n, next_h, next_c, next, j0, j1, one, b
 def step(x, h, c, Wx, Wh, b, next_h, next_c, meeting, part, parts):
     """One step, from weights as they are; h, c, next_h and next_c are (1, N, H). Threads divide the units."""
     begin(meeting, part)
-    mode = flush_denormals()
     (N, D), H, size = x.shape, h.shape[2], x.itemsize
     pieces, sums = sums_of(N, D, H)
     room, start = room_for(N, H, pieces * sums, x)
+    mode = flush_denormals()  # nothing fails from here on
     z = data(room)
     j0, j1 = share(H, BYTES // size, part, parts)
     for gate in range(4):
@@ -189,7 +189,6 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
                 asks = 2 if desk[ALONE] % ASKS == 0 else 0
             shared = awake or called
 
-    mode = flush_denormals()
     # Where several threads count the steps at once, nothing but the order of reading depends on it.
     desk[STEPS] += layer == 0
     turn = desk[STEPS]
@@ -197,6 +196,7 @@ def stream(desk, limit, called, x, h, c, Wx, Wh, b, next_h, next_c, layer):
     h_0, h_n, h_k = layer * h.strides[0] // size, h.strides[1] // size, h.strides[2] // size
     pieces, sums = sums_of(N, D, H)
     room, start = room_for(N, H, pieces * sums, x)
+    mode = flush_denormals()  # nothing fails from here on
     z, own, met = data(room), 0, pieces
     shared = shared and add(desk, STREAM) == 0
     if shared:
