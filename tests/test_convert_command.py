@@ -382,8 +382,8 @@ def test_a_prefix_that_cannot_be(command, tmp_path):
         f"lstm-xp convert: {there}: files of the format lstm-xp have no prefix, those of pytorch do; got 'rnn'.\n",
     )
     network = LSTM(D, H)
-    for prefix in ("a\nb", 3):
-        with pytest.raises(ValueError, match="prefix must be a printable text; got"):
+    for prefix in ("a\nb", 3, ".", "a.."):
+        with pytest.raises(ValueError, match="prefix must be a printable text, with a dot at its end at most; got"):
             weights.write(there, network, parameters_of(network), format="pytorch", prefix=prefix)
     assert not there.exists()
 

@@ -162,7 +162,7 @@ MUTANTS = {
     "dh_n written to": (
         FUSED,
         "nothing modified",
-        (FUSED_FILE, 'np.array(v.T, c0.dtype, order="C")', 'np.array(v.__imul__(2).T, dtype, order="C")'),
+        (FUSED_FILE, 'np.array(v.T, c0.dtype, order="C")', 'np.array(v.__imul__(2).T, c0.dtype, order="C")'),
     ),
     "cache written to by backward": (
         FUSED,
