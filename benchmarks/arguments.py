@@ -1,6 +1,7 @@
 """Arguments that several programs have."""
 
 import argparse
+from pathlib import Path
 
 
 def four_numbers(word):
@@ -17,6 +18,15 @@ def add_sizes(parser, default):
     parser.add_argument(
         "--sizes", type=four_numbers, nargs="+", default=default, metavar="N,T,D,H", help=f"default: {shown}"
     )
+
+
+def add_run(parser, sizes, each):
+    """What programs have that measure in processes of their own, several of `each` at each size; --one is a process."""
+    add_sizes(parser, sizes)
+    parser.add_argument("--rounds", type=int, default=5, help=f"processes of each {each} at each size; default: 5")
+    parser.add_argument("--seconds", type=float, default=0.5, help="that each measures; default: 0.5")
+    parser.add_argument("--out", type=Path, help="write the results as JSON lines")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
 
 
 def check_run(parser, options):

@@ -11,12 +11,11 @@ import argparse
 import json
 import subprocess
 import sys
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from . import machine, records, rivals
-from .arguments import add_sizes, check_run
+from .arguments import add_run, check_run
 from .problems import Problem
 
 SIZES = ((32, 784, 1, 128), (16, 1000, 16, 256), (1, 5000, 4, 64))
@@ -66,11 +65,7 @@ def table(found):
 def main(argv=None):
     """Run the program; return its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fading", description=__doc__.partition("\n")[0])
-    add_sizes(parser, SIZES)
-    parser.add_argument("--rounds", type=int, default=5, help="processes of each contender at each size; default: 5")
-    parser.add_argument("--seconds", type=float, default=0.5, help="that each measures; default: 0.5")
-    parser.add_argument("--out", type=Path, help="write the results as JSON lines")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    add_run(parser, SIZES, "contender")
     args = parser.parse_args(argv)
     if args.one:
         print(json.dumps(calls(*json.loads(args.one))))
