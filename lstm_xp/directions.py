@@ -1,23 +1,75 @@
-"""One direction of one layer: the plain cell through an engine, anything else through the general recurrence."""
+"""The directions of a layer: plain cells through an engine, anything else through the general recurrence."""
 
-from . import checks, sequence, stages, variants
+from functools import partial
+
+from . import checks, engines, sequence, stages, variants
 from .parameters import Direction
 
 
-def forward_direction(p, x, h0, c0, cell, masks, xp, *, lengths, reverse, training, engine="auto", precision=None):
-    """h (N, T, R) and the cache: of `lstm_forward`, or of `variants.forward`, each with h_n, c_n and the gates.
+def forward_layer(
+    params, x, states, cell, masks, reversals, xp, *, lengths, training, engine="auto", precision=None
+):  # fmt: skip
+    """The output of a layer (N, T, directions * R), and the caches of its directions.
 
-    The arguments are not checked here.
+    Of each direction: parameters, initial h and c, masks, and whether it is reversed. The cache is that of
+    `lstm_forward`, or of `variants.forward`: each has h_n, c_n and the gates. The arguments are not checked here.
     """
-    if variants.is_plain(p, cell, masks):
-        problem = checks.problem(x, checks.device(x), p.Wh.shape[0], training, precision, xp)
-        return stages.forward(problem, x, h0, p.Wx, p.Wh, p.b, c0, lengths, reverse, engine, xp)
-    return variants.forward(x, h0, c0, p, cell, masks, lengths=lengths, reverse=reverse, keep=training)
+    count = range(len(params))
+    if not all(variants.is_plain(p, cell, mask) for p, mask in zip(params, masks, strict=True)):
+        found = [
+            variants.forward(x, *states[k], params[k], cell, masks[k],
+                             lengths=lengths, reverse=reversals[k], keep=training)
+            for k in count
+        ]  # fmt: skip
+        return _side_by_side([h for h, _ in found], xp), [cache for _, cache in found]
+    H = params[0].Wh.shape[0]
+    problem = checks.problem(x, checks.device(x), H, training, precision, xp)
+    chosen = engines.choose(engine, problem)
+    y, places = None, [None, None]
+    if len(params) == 2 and problem.array_library == "numpy":  # each direction writes to its place in the output
+        y = xp.permute_dims(xp.empty((problem.T, problem.N, 2 * H), dtype=x.dtype), (1, 0, 2))
+        places = y[..., :H], y[..., H:]
+
+    def run(k):
+        (Wx, Wh, b), (h0, c0) = params[k][:3], states[k]
+        return stages.forward(
+            problem, x, h0, Wx, Wh, b, c0, lengths, reversals[k], engine, chosen, xp, places[k]
+        )  # fmt: skip
+
+    found = engines.run(chosen, problem, [partial(run, k) for k in count])
+    return _side_by_side([h for h, _ in found], xp) if y is None else y, [cache for _, cache in found]
 
 
-def backward_direction(dy, dh_n, dc_n, cache, *, need_dx=True):
+def backward_layer(dy, states, caches, *, need_dx):
+    """dx (None if not needed), and of each direction the gradients of h0, c0 and the parameters.
+
+    dy (N, T, directions * R) or None. Of each direction: the gradients of h_n and c_n, and its cache.
+    """
+    R = None if dy is None else dy.shape[2] // len(caches)
+    parts = [None if dy is None else dy[..., k * R : (k + 1) * R] for k in range(len(caches))]
+    runs = [
+        partial(_backward_direction, part, *state, cache, need_dx)
+        for part, state, cache in zip(parts, states, caches, strict=True)
+    ]
+    if any(isinstance(cache, variants.VariantCache) for cache in caches):
+        found = [run() for run in runs]
+    else:
+        x, H, precision = caches[0].x, caches[0].Wh.shape[0], caches[0].precision
+        problem = checks.problem(x, checks.device(x), H, True, precision, checks.namespace(x))
+        found = engines.run(engines.load(caches[0].engine, precision), problem, runs)
+    dx = found[0][0]
+    for more in found[1:] if need_dx else ():
+        dx += more[0]
+    return dx, [others for _, *others in found]
+
+
+def _backward_direction(dy, dh_n, dc_n, cache, need_dx):
     """The gradients of x (None if not needed), h0, c0 and the parameters, from those of h, h_n and c_n."""
     if isinstance(cache, variants.VariantCache):
         return variants.backward(dy, dh_n, dc_n, cache, need_dx=need_dx)
     found = sequence.lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n, need_dx=need_dx)
     return found.dx, found.dh0, found.dc0, Direction(found.dWx, found.dWh, found.db)
+
+
+def _side_by_side(outputs, xp):
+    return xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]

@@ -16,7 +16,7 @@ from . import masks as random_masks
 from .activations import activation
 from .checks import Array
 from .configuration import check_configuration
-from .directions import backward_direction, forward_direction
+from .directions import backward_layer, forward_layer
 from .masks import Masks
 from .parameters import Direction, Expected, State
 from .records import LayerCache, LayerGradients
@@ -278,24 +278,19 @@ class LSTM:
             checks.one_library(function, {"x": x, **parameters.check_state(function, self, state, N)})
         lengths = checks.sequence_lengths(function, lengths, x, xp)
         masks = random_masks.settle(function, self, masks, rng, x, N, T, xp)
-        caches, h_n, c_n, features = [], [], [], x
+        caches, features = [], x
         for layer in range(self.num_layers):
             features = random_masks.apply(masks.on_input(layer), features, lengths, xp)
-            outputs = []
-            for k in self._indices(layer):
-                h0, c0 = (None, None) if state is None else (part[k, ...] for part in state)
-                y, cache = forward_direction(
-                    params[k], features, h0, c0, self.cell, masks.of(k), xp, lengths=lengths,
-                    reverse=self._reversed(k), training=training, engine=self.engine, precision=self.precision,
-                )  # fmt: skip
-                outputs.append(y)
-                caches.append(cache)
-                h_n.append(cache.h_n)
-                c_n.append(cache.c_n)
-            features = xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+            ks = self._indices(layer)
+            features, found = forward_layer(
+                [params[k] for k in ks], features, self._states(state, ks), self.cell,
+                [masks.of(k) for k in ks], [self._reversed(k) for k in ks], xp,
+                lengths=lengths, training=training, engine=self.engine, precision=self.precision,
+            )  # fmt: skip
+            caches += found
         y = xp.permute_dims(features, (1, 0, 2)) if self.time_major else features
         cache = LayerCache(self, tuple(params), tuple(caches), masks, lengths, x if training else None)
-        return y, parameters.stacked(h_n, c_n, xp), cache
+        return y, parameters.stacked([v.h_n for v in caches], [v.c_n for v in caches], xp), cache
 
     def backward(
         self, dy: Array | None, cache: LayerCache, *, dstate: State | None = None, need_dx: bool = True
@@ -347,26 +342,20 @@ class LSTM:
         given = {"dy": dy, "dh of dstate": dh, "dc of dstate": dc}
         checks.cotangents(function, given, rules, cache.x, f"x {tuple(cache.x.shape)}")
 
-        masks, R = cache.masks, self.output_size
-        dx = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy
-        dparams, dh0, dc0 = {}, {}, {}
+        dx, found = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy, []
         for layer in reversed(range(self.num_layers)):
-            down, parts, wanted = dx, [], need_dx or layer > 0
-            for place, k in enumerate(self._indices(layer)):
-                part = down if down is None or not self.bidirectional else down[..., place * R : (place + 1) * R]
-                dh_n, dc_n = (None if v is None else v[k, ...] for v in (dh, dc))
-                one, dh0[k], dc0[k], found = backward_direction(part, dh_n, dc_n, cache.directions[k], need_dx=wanted)
-                dparams[k] = found if self.bias else found._replace(b=None)
-                parts.append(one)
-            if wanted:
-                dx = sum(parts[1:], start=parts[0])
-                for mask in masks.on_input(layer):
-                    dx = random_masks.times(dx, mask, xp)
+            ks, wanted = self._indices(layer), need_dx or layer > 0
+            directions = [cache.directions[k] for k in ks]
+            dx, those = backward_layer(dx, self._states(dstate, ks), directions, need_dx=wanted)
+            found = those + found
+            for mask in cache.masks.on_input(layer) if wanted else ():
+                dx = random_masks.times(dx, mask, xp)
         if need_dx:
             dx = xp.permute_dims(dx, (1, 0, 2)) if self.time_major else dx
-        order = range(len(dparams))
-        dstate = parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp)
-        return LayerGradients(dx if need_dx else None, dstate, tuple(dparams[k] for k in order))
+        dh0, dc0, dparams = zip(*found, strict=True)
+        if not self.bias:
+            dparams = tuple(d._replace(b=None) for d in dparams)
+        return LayerGradients(dx, parameters.stacked(dh0, dc0, xp), dparams)
 
     def step(self, params: Sequence[Direction], x_t: Array, state: State | None = None) -> tuple[Array, State]:
         """One time step of a stream: fed step by step, a sequence gives what `forward` gives for the whole.
@@ -424,6 +413,11 @@ class LSTM:
     def _indices(self, layer):
         """The places of a layer's directions among the parameters."""
         return range(layer * self.num_directions, (layer + 1) * self.num_directions)
+
+    def _states(self, state, places):
+        """h and c of some directions, each None where it is not given."""
+        h, c = (None, None) if state is None else state
+        return [(None if h is None else h[k, ...], None if c is None else c[k, ...]) for k in places]
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)

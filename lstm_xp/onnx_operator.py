@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from . import checks
 from .checks import Array
-from .directions import forward_direction
+from .directions import forward_layer
 from .variants import Cell, CellMasks
 from .weights.onnx_layout import DIRECTIONS, check_attributes, direction_of, functions_of, rules
 
@@ -127,8 +127,8 @@ def onnx_lstm(
         p = direction_of(*(None if v is None else v[k, ...] for v in (W, R, B, P)), xp)
         h0, c0 = (None if v is None else v[:, k, :] if layout else v[k, ...] for v in (initial_h, initial_c))
         cell = Cell(functions[k], bool(input_forget), None if clip is None else float(clip))
-        y, cache = forward_direction(
-            p, x, h0, c0, cell, CellMasks(), xp, lengths=lengths, reverse=reverse, training=False
+        y, (cache,) = forward_layer(
+            [p], x, [(h0, c0)], cell, [CellMasks()], [reverse], xp, lengths=lengths, training=False
         )
         outputs.append(y if layout else xp.permute_dims(y, (1, 0, 2)))
         states_h.append(cache.h_n)

@@ -116,7 +116,8 @@ def lstm_forward(
     """
     xp, problem = checks.sequence_arguments("lstm_forward", x, h0, Wx, Wh, b, c0, training, precision)
     lengths = checks.sequence_lengths("lstm_forward", lengths, x, xp)
-    return stages.forward(problem, x, h0, Wx, Wh, b, c0, lengths, bool(reverse), engine, xp)
+    chosen = engines.choose(engine, problem)
+    return stages.forward(problem, x, h0, Wx, Wh, b, c0, lengths, bool(reverse), engine, chosen, xp)
 
 
 def lstm_backward(

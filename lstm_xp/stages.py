@@ -22,22 +22,26 @@ from .timeline import Timeline, rows_of
 CHUNK, DEVICE_CHUNK = 1 << 22, 1 << 26
 
 
-def forward(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, xp):
-    """h and the cache, as `lstm_forward` returns them."""
-    chosen = engines.choose(engine, problem)
+def forward(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, chosen, xp, out=None):
+    """h and the cache, as `lstm_forward` returns them, by the engine that was chosen for the one asked for.
+
+    With `out`, an array (N, T, H) of NumPy's with contiguous rows, h is written there.
+    """
     used = chosen.name if isinstance(engine, str) else chosen
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
     whole = hasattr(chosen, "sequence") and N and T
     if whole and (training or len(_chunks(T, N, H, problem.array_library)) == 1):
         h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, lengths, keep=training)
     else:
-        h, h_n, c_n, c, gates = _by_stages(chosen, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp)
+        h, h_n, c_n, c, gates = _by_stages(chosen, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
+    if out is not None and h is not out:
+        out[...], h = h, out
     kept = (x, h0, c0, Wx, Wh, h, c, gates) if training else (None,) * 8
     return h, SequenceCache(*kept, h_n, c_n, lengths, reverse, problem.precision, used)
 
 
-def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp):
-    """h, h_n, c_n and, if they are kept, c and gates, all (N, ...)."""
+def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out):
+    """h, h_n, c_n and, if they are kept, c and gates, all (N, ...). h is `out` where it was written there at once."""
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
     at_once = hasattr(engine, "layer")
     timeline = Timeline(N, T, lengths, reverse, xp, problem.device)
@@ -47,7 +51,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp):
     # c_n is looked up where a row ends: it is carried from there, but not past a NaN in h, which reaches every gate.
     keep = training or lengths is not None
 
-    def advance(start, stop, prev_h, prev_c):
+    def advance(start, stop, prev_h, prev_c, h=None):
         """Stages one and two for the steps start..stop."""
         steps = timeline.steps(x, start, stop)
         if hasattr(engine, "inputs"):
@@ -56,7 +60,10 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp):
         steps = wide(steps)
         if at_once:
             left = None if lengths is None else lengths - start
-            return engine.layer(steps, prev_h, prev_c, wide(Wx), Wh, None if b is None else wide(b), left, keep=keep)
+            if h is None:
+                h = xp.empty((stop - start, N, H), dtype=prev_h.dtype, device=timeline.device)
+            bias = None if b is None else wide(b)
+            return h, *engine.layer(steps, prev_h, prev_c, wide(Wx), Wh, bias, left, h, keep=keep)
         a = engines.product(engine)(rows_of(steps, xp), wide(Wx), None if b is None else wide(b))
         a = _saturate_padding(xp.reshape(a, (stop - start, N, 4 * H)), timeline, start, xp)
         return engine.forward(a, prev_h, prev_c, Wh, keep=keep)
@@ -71,10 +78,11 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp):
         or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
         or len(chunks := _chunks(T, N, H, problem.array_library)) == 1
     ):
-        h, last_c, c, gates = advance(0, T, h, c)
+        direct = at_once and out is not None and lengths is None
+        h, last_c, c, gates = advance(0, T, h, c, timeline.steps(out) if direct else None)
         h_n = timeline.last(h, h_n)
         c_n = last_c if lengths is None else timeline.last(c, c_n)
-        h = timeline.restore(h)
+        h = out if direct else timeline.restore(h)
     else:
         output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
         for start, stop in chunks:

@@ -23,6 +23,8 @@ pytest.importorskip("numba")
 if numpy_numba.obstacle():
     pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
 
+from lstm_xp.engines.compiled.forward import ROOM
+
 NAME = numpy_numba.name
 dtypes = pytest.mark.parametrize("dtype", numpy_numba.DTYPES)
 
@@ -163,6 +165,18 @@ def test_repeated_rows_and_columns_change_no_bit(dtype):
     expected = numba_run({name: value.copy() for name, value in repeated.items()})
     for name, result in numba_run(repeated).items():
         assert same_bits(result, expected[name]), name
+
+
+@dtypes
+def test_preactivations_of_more_steps_than_are_taken_at_a_time(dtype):
+    T, N, H = ROOM // 512, 3, 64
+    rng = np.random.default_rng(0)
+    shapes = {"a": (T, N, 4 * H), "h0": (N, H), "c0": (N, H), "Wh": (H, 4 * H)}
+    a, h0, c0, Wh = (rng.standard_normal(shape).astype(dtype) / 8 for shape in shapes.values())
+    found = numpy_numba.forward(a.copy(), h0, c0, Wh, keep=True)
+    expected = engines.load("array_api").forward(a.copy(), h0, c0, Wh, keep=True)
+    for name, result, wanted in zip(("h", "c_n", "c", "gates"), found, expected, strict=True):
+        assert_close(result, wanted, steps=T, name=name)
 
 
 # --- The logistic function and tanh

@@ -60,6 +60,11 @@ from lstm_xp.engines.compiled.steps import AWAKE, STREAM
 helper_of = numpy_numba._code(np.dtype("float32")).desk
 PROBLEMS = [random_problem(5, 4, 7, 320), random_problem(40, 50, 7, 33)]
 
+def two_directions():
+    network, x = lstm_xp.LSTM(64, 128, bidirectional=True), np.ones((8, 100, 64), np.float32)
+    y, _, cache = network.forward(network.init(seed=1), x)
+    return {"y": y, "dx": network.backward(y, cache).dx}
+
 def stream():
     network, x = lstm_xp.LSTM(128, 256), np.ones((1, 128), np.float32)
     params, state = network.init(seed=1), lstm_xp.State(*(np.zeros((1, 1, 256), np.float32) for _ in range(2)))
@@ -68,7 +73,7 @@ def stream():
     return {"y": y}
 
 def results():
-    return [*(host(run(values, engine="numpy_numba")) for values in PROBLEMS), stream()]
+    return [*(host(run(values, engine="numpy_numba")) for values in PROBLEMS), two_directions(), stream()]
 
 def same(some, others):
     return all(same_bits(one[name], other[name]) for one, other in zip(some, others, strict=True) for name in one)
@@ -132,7 +137,8 @@ arrays = {name: value.astype("float32") for name, value in values.items()}
 x, h0, c0, Wx, Wh, b = (arrays[name] for name in ("x", "h0", "c0", "Wx", "Wh", "b"))
 for _ in range(2):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
-    numpy_numba.layer(x.swapaxes(0, 1), h0, c0, Wx, Wh, b, None, keep=False)
+    h = np.empty((x.shape[1], *h0.shape), x.dtype)
+    numpy_numba.layer(x.swapaxes(0, 1), h0, c0, Wx, Wh, b, None, h, keep=False)
 print(threads.pool.meeting[ARRIVED], resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw - before)
 """
 
@@ -160,7 +166,7 @@ arguments = x, h, h, Wx, Wh, b, ones(1, N, H), ones(1, N, H)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
 for call in (lambda: code.stream(code.desk, 2**62, True, *arguments, 0),
-             lambda: code.pool.run(lambda *share: code.step(*arguments, *share), 1)):
+             lambda: code.own.pool.run(lambda *share: code.step(*arguments, *share), 1)):
     try:
         call()
     except MemoryError:
@@ -221,6 +227,11 @@ for at_end in (True, False):
                 results = problems.run(arrays, engine="numpy_numba")
                 results = problems.run(arrays | {name: freeze(arrays[name]) for name in ("Wx", "Wh")},
                                        engine="numpy_numba")
+                x, h0, c0, Wx, Wh, b = (arrays[name] for name in ("x", "h0", "c0", "Wx", "Wh", "b"))
+                x, h = copy(x.swapaxes(0, 1), at_end), guarded((T, N, 2 * H), dtype, at_end)
+                h = h[..., H:] if at_end else h[..., :H]  # beside what another direction writes
+                c_n, c, gates = numpy_numba.layer(x, h0, c0, Wx, Wh, b, None, h, keep=True)
+                results = numpy_numba.gradients(h, h0, None, gates, c, x, h0, c0, h, Wx, Wh, need_dx=True)
             else:
                 x = copy(arrays["x"][:, 0], at_end)
                 results = numpy_numba.step(x, *(arrays[name] for name in ("h0", "c0", "Wx", "Wh", "b")))

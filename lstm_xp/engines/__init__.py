@@ -14,10 +14,10 @@ An engine is a module (or an object) with these names; arrays are time-major, ga
 
 and, if they have something better than the reference engine's,
 
-    layer(x, h0, c0, Wx, Wh, b, lengths, *, keep)   stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) with
-        -> h, c_n, c, gates                         zeros behind the lengths, which are N integers or None; x, Wx, b of
-                                                    the compute dtype; without `keep`, memory beside h does not grow
-                                                    with T
+    layer(x, h0, c0, Wx, Wh, b, lengths, h,         stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) with
+          *, keep)                                  zeros behind the lengths, which are N integers or None; x, Wx, b of
+        -> c_n, c, gates                            the compute dtype; h (T, N, H), whose rows are contiguous, is where
+                                                    it writes; without `keep`, memory beside h does not grow with T
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0
@@ -40,6 +40,9 @@ and, if they have something better than the reference engine's,
                                                     or a TypeError, and nothing done, where something is not as it
                                                     should be. None: it has none for this dtype. Of an engine that is
                                                     asked for as an object, it is not used
+    both(problem, first, second)                    what two calls return, functions of nothing that run the engine on
+        -> results                                  problems of this size and depend on nothing of each other: for a
+                                                    layer of two directions, at the same time if that is quicker
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`, one
                                                     and the same at each call; what has `at` needs no other name
@@ -117,6 +120,13 @@ def product(engine):
 def copy(engine):
     """The engine's own way to copy a state, or the reference's."""
     return getattr(engine, "copy", None) or load("array_api").copy
+
+
+def run(engine, problem, calls):
+    """What one call of the engine returns, or two: in its own way, or one after the other."""
+    if len(calls) == 2 and hasattr(engine, "both"):
+        return engine.both(problem, *calls)
+    return [call() for call in calls]
 
 
 def step(engine):

@@ -43,7 +43,7 @@ def declines(problem):
     return ""
 
 
-def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
+def layer(x, h0, c0, Wx, Wh, b, lengths, h, *, keep):
     """Stages one and two: pre-activations are made block by block, when the recurrence wants them."""
     (T, N, D), H, dtype = x.shape, Wh.shape[0], x.dtype
     b = np.zeros(4 * H, dtype) if b is None else b
@@ -68,28 +68,28 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
             saturated = np.asarray([-big, big, -big, 0], dtype).reshape(4, 1, 1)
             np.copyto(out, saturated, where=ended[start:stop, None, None, :])
 
-    return _recurrence(fill, T, h0, c0, Wh, keep)
+    return _recurrence(fill, h0, h, c0, Wh, keep)
 
 
 def forward(a, h0, c0, Wh, *, keep):
+    h = np.empty((*a.shape[:2], Wh.shape[0]), h0.dtype)
     halves = _halves(Wh.shape[0], a.dtype).reshape(4, -1, 1)
 
     def fill(start, stop, out):
         np.multiply(_by_units(a[start:stop]), halves, out=out)
 
-    return _recurrence(fill, len(a), h0, c0, Wh, keep)
+    return h, *_recurrence(fill, h0, h, c0, Wh, keep)
 
 
 @np.errstate(under="ignore")
-def _recurrence(fill, T, h0, c0, Wh, keep):
-    """All steps; `fill(start, stop, out)` writes their pre-activations (steps, 4, H, N), halved but for those of g."""
-    (N, H), dtype = h0.shape, c0.dtype
+def _recurrence(fill, h0, h, c0, Wh, keep):
+    """All steps of h; `fill(start, stop, out)` writes pre-activations (steps, 4, H, N), halved but for those of g."""
+    (T, N, H), dtype = h.shape, c0.dtype
     weights = Wh * _halves(H, dtype)
     weights = _turned(weights) if N > TURN else weights.T
     size = _steps(T, N, H)
     records = np.empty((T + 1 if keep else size + 1, 5, H, N), dtype)  # i, f, o, g, and the c before the step
     states = np.empty((size + 1, H, N), dtype)  # h before and after each step of a block
-    h = np.empty((T, N, H), h0.dtype)
     recurrent, scratch = np.empty((4 * H, N), dtype), np.empty((2, H, N), dtype)
     half = np.asarray(0.5, dtype)
     records[0, 4], states[0] = c0.T, h0.T
@@ -132,9 +132,9 @@ def _recurrence(fill, T, h0, c0, Wh, keep):
             records[0, 4] = records[count, 4]
     c_n = records[T if keep else 0, 4].T.copy()
     if not keep:
-        return h, c_n, None, None
+        return c_n, None, None
     gates = records[:-1].reshape(T, 5 * H, N)[:, : 4 * H]
-    return h, c_n, records[1:, 4].swapaxes(1, 2), gates.swapaxes(1, 2)
+    return c_n, records[1:, 4].swapaxes(1, 2), gates.swapaxes(1, 2)
 
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):

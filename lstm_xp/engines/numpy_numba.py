@@ -55,34 +55,34 @@ def declines(problem):
     return ""
 
 
-def layer(x, h0, c0, Wx, Wh, b, lengths, *, keep):
+def layer(x, h0, c0, Wx, Wh, b, lengths, h, *, keep):
     """Stages one and two: pre-activations are made where and when the recurrence wants them."""
-    T, N, H = *x.shape[:2], Wh.shape[0]
+    T, N, H = h.shape
     x = _plain(x)
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
     frozen = memory_of(Wx) is not None and memory_of(Wh) is not None
-    return _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep, frozen)
+    return _forward(x, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen)
 
 
 def forward(a, h0, c0, Wh, *, keep):
     T, N, H = *a.shape[:2], Wh.shape[0]
-    gates = np.ascontiguousarray(a).reshape(T, N, 4, H)
-    return _forward(a[..., :0], _plain(Wh)[:0], gates[0, 0, 0], None, gates, h0, c0, Wh, keep)
+    gates, h = np.ascontiguousarray(a).reshape(T, N, 4, H), np.empty((T, N, H), a.dtype)
+    return h, *_forward(a[..., :0], _plain(Wh)[:0], gates[0, 0, 0], None, gates, h0, h, c0, Wh, keep)
 
 
-def _forward(x, Wx, b, lengths, gates, h0, c0, Wh, keep, frozen=False):
+def _forward(x, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen=False):
     T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(x.dtype)
-    h, c = np.empty((T + 1, N, H), code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
-    h[0], c[0] = h0, c0
+    h0, c = np.ascontiguousarray(h0, code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
+    c[0] = c0
     lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
     across, parts = _divide(code, T, N, D, H, 0 if frozen else PACKING)
     some, few, size = code.forward_space(T, N, D, H, frozen, across, parts, code.dtype.itemsize)
     packed = (_prepared(code, Wh, few), _prepared(code, Wx, False)) if frozen else (code.none, code.none)
-    forward = (x, _plain(Wx), b, lengths, gates, h, c, _plain(Wh), keep, some, few, *packed)
+    forward = (x, _plain(Wx), b, lengths, gates, h0, h, c, _plain(Wh), keep, some, few, *packed)
     _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
-    return h[1:], c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
+    return c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
@@ -104,16 +104,14 @@ def gradients(dh, dh_n, dc_n, gates, c, x, h0, c0, h, Wx, Wh, *, need_dx):
 def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(c.dtype)
-    dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else _plain(dh)
-    if dh.strides[2] != dh.itemsize:
-        dh = np.ascontiguousarray(dh)
+    dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else dh
     carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
-    gates, c, c0, h0, h = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0, h))
+    gates, c, c0, h0 = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0))
     across, active = _divide(code, T, N, D, H)
     parts = active if across else max(active, _parts(code, 4 * T * N * dW.size))
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
-    backward = (dh, carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
-                _plain(x), h0, h, _plain(Wx).T, dx, dW, some)  # fmt: skip
+    backward = (_with_rows(dh), carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
+                _plain(x), h0, _with_rows(h), _plain(Wx).T, dx, dW, some)  # fmt: skip
     _run(code, parts, size, lambda space, *share: code.backward(*backward, space, active, across, *share))
     return carry, dc
 
@@ -130,7 +128,7 @@ def step(x, h, c, Wx, Wh, b):
             return next_h[0], next_c[0]
         if N > 1 and H % code.lanes == 0 and all(v.flags.c_contiguous for v in arrays):
             parts = min(code.threads(), H // code.lanes)
-            code.pool.run(lambda *share: code.step(*arguments, *share), parts)
+            code.own.pool.run(lambda *share: code.step(*arguments, *share), parts)
             return next_h[0], next_c[0]
     return numpy_fused.step(x, h, c, Wx, Wh, b)
 
@@ -155,6 +153,23 @@ def stream(dtype):
     return take
 
 
+def both(problem, first, second):
+    """At the same time, where that is no slower: half of the threads meet less often, and with fewer others.
+
+    It is slower where there is too little work for a second thread, where threads are left over, and where Wh fits into
+    the caches of all of them alone.
+    """
+    N, T, D, H = problem[3:7]
+    if _flop(T, N, D, H) < WORTH_A_THREAD:
+        return first(), second()
+    code = _code(np.dtype(problem.dtype))
+    threads, (across, parts) = code.threads(), _divide(code, T, N, D, H)
+    left_over = threads % 2 and parts > threads // 2
+    if left_over or (across and _bytes(code, H) > LARGE):
+        return first(), second()
+    return code.both(first, second)
+
+
 copy = np.ndarray.copy
 
 
@@ -168,20 +183,35 @@ def _plain(v):
     return v if v.flags.aligned else v.copy()
 
 
+def _with_rows(v):
+    """v itself, or a copy that is aligned and has contiguous rows."""
+    return v if v.flags.aligned and v.strides[2] == v.itemsize else np.ascontiguousarray(v)
+
+
 def _parts(code, flop):
     """How many threads products of so many flop are worth."""
     worth = int(flop / (2 * WORTH_A_THREAD))
     return min(code.threads(), worth) if worth > 1 else 1
 
 
+def _flop(T, N, D, H, packing=PACKING):
+    """Flop of the larger of two products of a recurrence, and what it takes to pack the weights."""
+    return 8 * H * max(D, H) * (T * max(N, 2) + packing // 2)
+
+
+def _bytes(code, H):
+    """How large Wh is."""
+    return 4 * H * H * code.dtype.itemsize
+
+
 def _divide(code, T, N, D, H, packing=PACKING):
     """Whether threads divide the units of a recurrence, and how many are worth it."""
-    flop = 8 * H * max(D, H) * (T * max(N, 2) + packing // 2)
+    flop = _flop(T, N, D, H, packing)
     meeting = int(8 * N * H * H / WORTH_A_MEETING[N > ROWS])
     if flop < WORTH_A_THREAD or (N <= ROWS and meeting == 0):
         return False, 1
     threads = min(code.threads(), 1 + int(flop / WORTH_A_THREAD))
-    weights = 4 * H * H * code.dtype.itemsize
+    weights = _bytes(code, H)
     most = min(MORE_ROWS, weights // BYTES_A_ROW) if weights > LARGE else 0
     apart, together = min(threads, -(-N // ROWS)), min(threads, 1 + meeting, H // code.lanes)
     few = N < ROWS * threads and together >= apart
@@ -200,7 +230,7 @@ def _run(code, parts, size, work):
         space = np.empty(0, code.dtype)
     if space.size < size:
         space = _on_a_line(size, code.dtype)
-    code.pool.run(lambda *share: work(space, *share), parts)
+    code.own.pool.run(lambda *share: work(space, *share), parts)
     if space.nbytes <= KEPT:
         code.spare.append(space)
 
@@ -261,5 +291,6 @@ def _code(dtype):
         desk=desk,
         helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
         threads=threads.limit,
-        pool=threads.pool,
+        own=threads.own,
+        both=threads.both,
     )

@@ -32,9 +32,9 @@ def backward(
     H + 1, 4H), of Wx, Wh and b, are left out where they have no elements. da of some steps is given up for that of the
     steps before, while it is in the cache; with da (T, N, 4, H), it is kept, `some` are all steps, and that is all.
 
-    dh (T, N, H) has contiguous rows, x, WhT (4H, H) and WxT (4H, D) any strides. Threads divide the recurrence as in
-    `forward`, rows among the first `active` of them; the products are divided among all. `space` is as `backward_space`
-    says.
+    dh and h (T, N, H) have contiguous rows, x, WhT (4H, H) and WxT (4H, D) any strides. Threads divide the recurrence
+    as in `forward`, rows among the first `active` of them; the products are divided among all. `space` is as
+    `backward_space` says.
 
     Of one row, da @ WhT is dot products with the rows of Wh, which need not be rearranged, but begin at whole vectors.
     """
@@ -89,8 +89,9 @@ def backward(
         if dW.size:
             met += parts
             wait(meeting, met)
-            weight_gradients(data(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size, data(h0),
-                             data(h), da_, first, start, end - start, N, D, H, weights, zeros, end < T, data(dW),
+            weight_gradients(data(x), x.strides[0] // size, x.strides[1] // size, x.strides[2] // size,
+                             data(h0), data(h), h.strides[0] // size, h.strides[1] // size,
+                             da_, first, start, end - start, N, D, H, weights, zeros, end < T, data(dW),
                              weights, place, part, parts)  # fmt: skip
             if dx.size:
                 product(da_, first, (end - start) * N, K, data(WxT), WxT.strides[0] // size, WxT.strides[1] // size, D,

@@ -52,26 +52,26 @@ def cell(a, z, gate, prev_c, prev, next_c, next, gates, x, H, keep, count, one, 
 
 
 @njit(inline="always")
-def outputs(a, o, o_step, c, next, h, y, step, several, left, less, one, bound):
+def outputs(a, o, o_step, c, next, c_step, h, y, h_step, several, left, less, one, bound):
     """h = o tanh(c) for several vectors, ABREAST at most, at once: one alone would mostly wait for itself.
 
-    Each next vector is `o_step` further in a, `step` in c and h, and begins with `less` fewer of `left` units.
+    Each next vector is a step further in a, c and h, and begins with `less` fewer of `left` units.
     """
     k1, k2, k3 = min(1, several - 1), min(2, several - 1), min(3, several - 1)
     n0, n1, n2, n3 = left, left - k1 * less, left - k2 * less, left - k3 * less
     z0, z1, z2, z3 = (
         load(c, next, n0),
-        load(c, next + k1 * step, n1),
-        load(c, next + k2 * step, n2),
-        load(c, next + k3 * step, n3),
+        load(c, next + k1 * c_step, n1),
+        load(c, next + k2 * c_step, n2),
+        load(c, next + k3 * c_step, n3),
     )
     e0, e1, e2, e3 = expm1(clamp((z0 + z0, z1 + z1, z2 + z2, z3 + z3), bound))
     two = one + one
     u0, u1, u2, u3 = ratio((e0, e1, e2, e3), (e0 + two, e1 + two, e2 + two, e3 + two))
     store(h, y, load(a, o, n0) * u0, n0)
-    store(h, y + k1 * step, load(a, o + k1 * o_step, n1) * u1, n1)
-    store(h, y + k2 * step, load(a, o + k2 * o_step, n2) * u2, n2)
-    store(h, y + k3 * step, load(a, o + k3 * o_step, n3) * u3, n3)
+    store(h, y + k1 * h_step, load(a, o + k1 * o_step, n1) * u1, n1)
+    store(h, y + k2 * h_step, load(a, o + k2 * o_step, n2) * u2, n2)
+    store(h, y + k3 * h_step, load(a, o + k3 * o_step, n3) * u3, n3)
 
 
 @njit(inline="always")

@@ -60,9 +60,10 @@ def prepare(W, few, packed):
 
 
 def forward(
-    x, Wx, b, lengths, gates, h, c, Wh, keep, some, few, packed_h, packed_x, space, across, meeting, part, parts
+    x, Wx, b, lengths, gates, h0, h, c, Wh, keep, some, few, packed_h, packed_x, space, across, meeting, part, parts
 ):
-    """h (T + 1, N, H) and c (T + 1 or 1, N, H) from their first entries on; with `keep`, gates (T, N, 4, H).
+    """h (T, N, H), whose rows are contiguous, from h0, and c (T + 1 or 1, N, H) from its first entry on; with `keep`,
+    gates (T, N, 4, H).
 
     Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
     cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
@@ -78,6 +79,7 @@ def forward(
     width, vectors = GATES * wide, whole(H, wide)  # of units
     one, bound, big = h.dtype.type(1), h.dtype.type(BOUND), h.dtype.type(BIG)
     pre, states, cells, room = data(gates), data(h), data(c), data(space)
+    h_t, h_n = h.strides[0] // size, h.strides[1] // size
     x_t, x_n, x_d = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     x_k, x_j, h_k, h_j = Wx.strides[0] // size, Wx.strides[1] // size, Wh.strides[0] // size, Wh.strides[1] // size
 
@@ -108,7 +110,7 @@ def forward(
     made = bias + total
     first = Wx_at + v0 * width * D if again else made + some * rows * total
     entered = made + some * rows * total + (0 if again else min(D, SHALLOW) * total)
-    block = D if again else SHALLOW
+    block = max(D, 1) if again else SHALLOW
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
     for t0 in range(0, T, some):
         steps = min(some, T - t0)
@@ -127,8 +129,9 @@ def forward(
                 multiply_gates(room, entered + k, D, depth, inputs, first, here, total * depth,
                                room, base, z_row, room, z, row, steps * rows)  # fmt: skip
         for t in range(t0, t0 + steps):
-            before, after = (t * N + n0) * H, ((t + 1) * N + n0) * H
-            prev, next = (before, after) if c.shape[0] > 1 else (n0 * H, n0 * H)
+            above, entry, apart = (states, (t - 1) * h_t + n0 * h_n, h_n) if t > 0 else (data(h0), n0 * H, H)
+            after, place_c = t * h_t + n0 * h_n, (t * N + n0) * H
+            prev, next = (place_c, place_c + N * H) if c.shape[0] > 1 else (n0 * H, n0 * H)
             for turn in range(0, v1 - v0, group):
                 begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if few else turn)
                 ends = min(begins + group, v1)
@@ -147,22 +150,22 @@ def forward(
                             if lengths.size and t >= lengths[n0 + r]:
                                 saturate(room, y, wide, big)
                     if few:
-                        add_gates(states, before, H, weights, v * width * H, room, z, row, rows, several)
+                        add_gates(above, entry, apart, H, weights, v * width * H, room, z, row, rows, several)
                     else:
-                        multiply_gates(states, before, H, H, weights, v0 * width * H, v * width * H, total * H,
+                        multiply_gates(above, entry, apart, H, weights, v0 * width * H, v * width * H, total * H,
                                        room, z, row, room, z, row, rows)  # fmt: skip
                     for r in range(rows):
                         for u in range(several):
                             y = r * H + (v + u) * wide
                             cell(room, z + r * row + u * width, wide, cells, prev + y, cells, next + y,
-                                 pre, 4 * before + 3 * r * H + y, H, keep, min(wide, H - (v + u) * wide),
+                                 pre, 4 * place_c + 3 * r * H + y, H, keep, min(wide, H - (v + u) * wide),
                                  one, bound)  # fmt: skip
                 unit = begins * wide
                 for r in range(0, rows, at_once):
-                    y = r * H + unit
+                    y, to = r * H + unit, after + r * h_n + unit
                     several = min(at_once, rows - r) if by_rows else ends - begins
-                    outputs(room, top + r * row + 2 * wide, width, cells, next + y,
-                            states, after + y, H if by_rows else wide, several, H - unit, 0 if by_rows else wide,
+                    outputs(room, top + r * row + 2 * wide, width, cells, next + y, H if by_rows else wide,
+                            states, to, h_n if by_rows else wide, several, H - unit, 0 if by_rows else wide,
                             one, bound)  # fmt: skip
             if across:
                 wait(meeting, parts * (t + 1))

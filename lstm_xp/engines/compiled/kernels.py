@@ -23,8 +23,8 @@ def compile(dtype):
     def given(ndim, layout="C"):
         return types.Array(number, ndim, layout, readonly=True)
 
-    def own(ndim):
-        return types.Array(number, ndim, "C")
+    def own(ndim, layout="C"):
+        return types.Array(number, ndim, layout)
 
     flag, counters, lengths = boolean, types.Array(int64, 1, "C"), types.Array(int64, 1, "C")
     team = {"meeting": counters, "part": int64, "parts": int64}
@@ -32,8 +32,8 @@ def compile(dtype):
     of_step |= {"next_h": own(3), "next_c": own(3)}
     arguments = {
         forward: {
-            "x": given(3, "A"), "Wx": given(2, "A"), "b": given(1), "lengths": lengths, "gates": own(4), "h": own(3),
-            "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag,
+            "x": given(3, "A"), "Wx": given(2, "A"), "b": given(1), "lengths": lengths, "gates": own(4), "h0": given(2),
+            "h": own(3, "A"), "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag,
             "packed_h": own(1), "packed_x": own(1), "space": own(1), "across": flag, **team,
         },
         prepare: {"W": given(2, "A"), "few": flag, "packed": own(1)},
@@ -42,7 +42,7 @@ def compile(dtype):
         attend: {"desk": counters, "like": own(1)},
         backward: {
             "dh": given(3, "A"), "carry": own(2), "dc": own(2), "gates": given(4), "c": given(3), "c0": given(2),
-            "WhT": given(2, "A"), "da": own(4), "x": given(3, "A"), "h0": given(2), "h": given(3),
+            "WhT": given(2, "A"), "da": own(4), "x": given(3, "A"), "h0": given(2), "h": given(3, "A"),
             "WxT": given(2, "A"), "dx": own(3), "dW": own(2), "some": int64, "space": own(1), "active": int64,
             "across": flag, **team,
         },

@@ -118,6 +118,12 @@ def begin(meeting, part):
 
 
 @compiled(void(int64[::1]))
+def ring(meeting):
+    """There is work."""
+    add(meeting, BELL)
+
+
+@compiled(void(int64[::1]))
 def listen(meeting):
     """Done; then stay awake for a while, in case there is more."""
     heard = look(meeting, BELL)

@@ -146,12 +146,12 @@ def multiply_gates(A, a, a_row, K, packed, first, here, total, base, z, z_row, o
 
 
 @inlined
-def add_gates(A, a, K, packed, here, out, y, y_row, rows, units):
+def add_gates(A, a, a_row, K, packed, here, out, y, y_row, rows, units):
     """out += A @ B for few rows, and the four gates of so many vectors of units side by side, two at most."""
     width = units * GATES * lanes(A)
     for n in range(0, rows, FEW_ROWS):  # more only where one thread does the work of several
         for k in range(0, K, SHALLOW):
-            few(A, a + n * K + k, K, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
+            few(A, a + n * a_row + k, a_row, 1, packed, here + k * width, width, min(SHALLOW, K - k), here, 0,
                 out, y + n * y_row, y_row, out, y + n * y_row, y_row, min(FEW_ROWS, rows - n), width)  # fmt: skip
 
 
@@ -244,8 +244,8 @@ def gradient_space(D, H, wide, parts):
 
 
 @inlined
-def weight_gradients(x, x_t, x_n, x_d, h0, h, da, a, start, steps, N, D, H, zeros, zero, before, dW, packed, place,
-                     part, parts):  # fmt: skip
+def weight_gradients(x, x_t, x_n, x_d, h0, h, h_t, h_n, da, a, start, steps, N, D, H, zeros, zero, before, dW,
+                     packed, place, part, parts):  # fmt: skip
     """dW (D + H + 1, 4H) = what was there `before`, or zeros, and the sums over so many steps and n of x_t, h_{t-1} and
     1, times da_t. Parts divide the columns."""
     wide, K, total = lanes(da), steps * N, 4 * H
@@ -270,8 +270,8 @@ def weight_gradients(x, x_t, x_n, x_d, h0, h, da, a, start, steps, N, D, H, zero
                     elif t == 0:
                         spread(h0, n * H + row, n * H + row, 1, packed, to, block, rows)
                     else:
-                        next = ((later - 1) * N + other) * H + row
-                        spread(h, ((t - 1) * N + n) * H + row, next, 1, packed, to, block, rows)
+                        next = (later - 1) * h_t + other * h_n + row
+                        spread(h, (t - 1) * h_t + n * h_n + row, next, 1, packed, to, block, rows)
                     t, n = (t, n + 1) if n + 1 < N else (t + 1, 0)
                     later, other = (later, other + 1) if other + 1 < N else (later + 1, 0)
                 here = (top + row) * total + first

@@ -122,7 +122,7 @@ def new_states(z, start, N, H, c, c_0, c_n, next_h, next_c, next, j0, j1, one, b
         for j in range(j0, j1, wide):
             cell(z, a + j, H, c, prev + j, next_c, y + j, z, 0, 0, False, min(wide, j1 - j), one, bound)
         for j in range(j0, j1, ABREAST * wide):
-            outputs(z, a + 2 * H + j, wide, next_c, y + j, next_h, y + j, wide,
+            outputs(z, a + 2 * H + j, wide, next_c, y + j, wide, next_h, y + j, wide,
                     min(ABREAST, whole(j1 - j, wide)), j1 - j, wide, one, bound)  # fmt: skip
 
 

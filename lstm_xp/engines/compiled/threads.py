@@ -4,11 +4,11 @@ import os
 from contextlib import suppress
 from functools import cache
 from queue import SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, local
 
 from numba import config
 
-from .meeting import ARRIVED, DONE, call_off, listen, new_meeting, see_off
+from .meeting import ARRIVED, DONE, call_off, listen, new_meeting, ring, see_off
 
 # Of one part, which waits for nobody.
 ALONE = new_meeting()
@@ -81,7 +81,7 @@ class Pool:
         finds workers awake that had something to do shortly before.
         """
         if parts == 1 or not self.free.acquire(blocking=False):
-            return work(ALONE, 0, 1)
+            return work(own.alone, 0, 1)
         try:
             self._together(work, parts)
         except BaseException:  # an error of one part, or Ctrl-C: the others end by themselves, and serve no more
@@ -98,7 +98,7 @@ class Pool:
             while len(self.workers) < parts - 1:
                 self.workers.append(Worker(self.meeting))
         except RuntimeError:  # the system gives no more threads, or the interpreter is ending
-            return work(ALONE, 0, 1)
+            return work(own.alone, 0, 1)
         meeting, others = self.meeting, self.workers[: parts - 1]
         meeting[ARRIVED] = meeting[DONE] = 0
         for part, worker in enumerate(others, start=1):
@@ -110,12 +110,52 @@ class Pool:
                 raise worker.error
 
 
+pool, halves = Pool(), (Pool(), Pool())
+if hasattr(os, "register_at_fork"):
+    for each in (pool, *halves):
+        os.register_at_fork(after_in_child=each.forget)
+
+
+class _Own(local):
+    """What the calls of a thread run on: all threads, or, beside another call, half of them."""
+
+    most, pool, alone = None, pool, ALONE
+
+
+own = _Own()
+
+
 def limit():
     """How many threads the user allows: the least of numba's setting, the processors of this process, and the BLAS's.
 
     The BLAS's, because that is what `threadpoolctl` and OPENBLAS_NUM_THREADS set, and what lstm_xp would use otherwise.
+    Half of them in a call beside another one.
     """
+    if own.most:
+        return own.most
     return max(1, min([config.NUMBA_NUM_THREADS, *filter(None, (pool.get_num_threads() for pool in _blas()))]))
+
+
+def both(*calls):
+    """What two calls return, which run at the same time, each on half of the threads."""
+    half, results = limit() // 2, [None, None]
+
+    def work(meeting, part, parts):
+        if parts == 1:
+            results[:] = (call() for call in calls)
+            return
+        own.most, own.pool = half, halves[part]
+        if part == 0 and half == 1:
+            own.alone = meeting  # its bell is rung where the first call does without Python
+        elif part == 0:
+            ring(meeting)
+        try:
+            results[part] = calls[part]()
+        finally:
+            vars(own).clear()
+
+    own.pool.run(work, 2 if half else 1)
+    return results
 
 
 @cache
@@ -125,8 +165,3 @@ def _blas():
     except ImportError:
         return ()
     return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
-
-
-pool = Pool()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=pool.forget)
