@@ -122,7 +122,10 @@ def test_a_text(command, language_model, tmp_path, suffix):
     assert "layer 1 forward" in printed
 
 
-@pytest.mark.parametrize("options", [[], ["--show", 7], ["--units", 2], ["--layer", 0, "--direction", "reverse"]])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--show", 7], ["--units", 2], ["--layer", 0, "--direction", "reverse"], ["--start", 19, "--unit", "4,0"]],
+)
 def test_a_signal(command, network, signal, tmp_path, options):
     out = tmp_path / "gates.png"
     status, printed, told = command("trace", network, signal, "--out", out, *options)
@@ -178,11 +181,60 @@ def test_the_gates_are_those_of_the_model(command, drawn, language_model, tmp_pa
     _, _, cache = model.forward(parameters, tokens, None)
     layers = traces(cache.layers)
     assert same(drawn["trace"], layers[0])
-    assert (drawn["text"], drawn["place"], drawn["units"], drawn["steps"]) == (data[:12], 0, 3, 6)
+    assert (drawn["text"], drawn["place"], drawn["units"], drawn["steps"]) == (data[:12], 0, 3, range(6))
     assert drawn["names"] == ["layer 0 forward", "layer 1 forward"]
     expected = [saturation(layer) for layer in layers]
     assert all(np.array_equal(found, wanted) for found, wanted in zip(drawn["shares"], expected, strict=True))
     assert (tmp_path / "g.png").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "read"),
+    [
+        (["--start", 3], range(3, 123), trace.LENGTH),
+        (["--start", 1995], range(1995, 2115), 2115),
+        (["--start", 2900], range(2900, 3000), 3000),
+        (["--start", 1995, "--length", 2000], range(1995, 2000), 2000),
+        (["--start", 2, "--show", 5, "--length", 4], range(2, 4), 4),
+    ],
+)
+def test_the_steps_from_some_on(command, drawn, language_model, tmp_path, options, steps, read):
+    """What lies before is read as well: the gates are those of the whole."""
+    text = bytes(np.random.default_rng(0).integers(97, 123, 3000, dtype=np.uint8))
+    (tmp_path / "text").write_bytes(text)
+    assert command("trace", language_model, tmp_path / "text", "--out", tmp_path / "g.png", *options)[0] == 0
+    assert (drawn["steps"], drawn["text"]) == (steps, text[:read])
+    parameters, _ = checkpoints.load_model(language_model / runs.MODEL)
+    _, _, cache = model.forward(parameters, np.frombuffer(text[:read], np.uint8)[None, :].astype(np.int64), None)
+    assert same(drawn["trace"], traces(cache.layers)[1])
+
+
+def test_the_steps_and_units_of_a_picture(monkeypatch):
+    """The values of the maps, and the numbers and signs beside them."""
+    import matplotlib.figure
+
+    figures, made = [], matplotlib.figure.Figure
+    monkeypatch.setattr(matplotlib.figure, "Figure", lambda **options: figures.append(made(**options)) or figures[0])
+    network = LSTM(D, H)
+    x = np.random.default_rng(0).standard_normal((1, 9, D)).astype("float32")
+    (found,) = traces(network.forward(network.init(), x)[2])
+    gate_plot.draw("png", "t", found, b"abcdefghi", 0, ["l"], [saturation(found)], [4, 1], range(5, 8))
+    maps = figures[0].subfigs[0]
+    assert maps.get_suptitle() == "t: 3 of 9 steps from 5 on, 2 of 5 units"
+    axes = [each for each in maps.axes if each.images]
+    assert len(axes) == len(gate_plot.MAPS)
+    for each, name in zip(axes, gate_plot.MAPS, strict=True):
+        assert np.array_equal(each.images[0].get_array(), getattr(found, name)[0, 5:8, [4, 1]])
+        assert each.images[0].get_extent() == [4.5, 7.5, 1.5, -0.5]
+        assert [label.get_text() for label in each.get_yticklabels()] == ["4", "1"]
+    assert list(axes[-1].get_xticks()) == [5, 6, 7]
+    assert [label.get_text() for label in axes[-1].get_xticklabels()] == ["f", "g", "h"]
+
+
+def test_units_that_are_named(command, drawn, network, signal, tmp_path):
+    options = ["--out", tmp_path / "g.png", "--unit", "4,0,4,2", "--units", 2]
+    assert command("trace", network, signal, *options)[0] == 0
+    assert drawn["units"] == [4, 0, 2]
 
 
 def test_text_of_the_command_line(command, drawn, language_model, tmp_path):
@@ -212,7 +264,7 @@ def test_rows_and_directions_of_a_signal(command, drawn, tmp_path, suffix, dtype
     assert same(drawn["trace"], traces(cache)[3])
     assert drawn["place"] == 3
     assert drawn["text"] is None
-    assert (drawn["kind"], drawn["steps"], drawn["units"]) == ("svg", trace.SHOWN, trace.UNITS)
+    assert (drawn["kind"], drawn["steps"], drawn["units"]) == ("svg", range(7), trace.UNITS)
 
 
 def test_a_reverse_network_and_a_variant(command, drawn, tmp_path):
@@ -244,7 +296,7 @@ def test_units_are_ordered_by_memory_and_chosen_evenly(monkeypatch):
     shares = saturation(found)
     found = found._replace(f=np.tile(np.array([3, 7, 1, 0, 6, 2, 5, 4]) / 8, (1, 6, 1)))
     for units, expected in ((8, [1, 4, 6, 7, 0, 5, 2, 3]), (99, [1, 4, 6, 7, 0, 5, 2, 3]), (2, [1, 3]), (1, [1])):
-        gate_plot.draw("png", "t", found, None, 0, ["layer"], [shares], units, 6)
+        gate_plot.draw("png", "t", found, None, 0, ["layer"], [shares], units, range(6))
         assert shown["order"] == expected
 
 
@@ -256,7 +308,7 @@ def test_one_step_is_singular():
         _, _, cache = network.forward(network.init(), np.zeros((1, steps, D), "float32"))
         (found,) = traces(cache)
         with matplotlib.rc_context({"svg.fonttype": "none"}):
-            picture = gate_plot.draw("svg", "t", found, None, 0, ["layer"], [saturation(found)], 4, steps)
+            picture = gate_plot.draw("svg", "t", found, None, 0, ["layer"], [saturation(found)], 4, range(steps))
         assert text in picture
 
 
@@ -282,7 +334,7 @@ def test_large_files_are_read_in_part(command, drawn, language_model, network, t
 def test_help_teaches(command):
     status, printed, _ = command("trace", "--help")
     assert status == 0
-    for word in ("examples:", ".npy", "--text", "--out", "saturated", "--length", f"(default: {trace.LENGTH})"):
+    for word in ("examples:", ".npy", "--text", "--out", "saturated", "--length", f"(default: {trace.LENGTH},"):
         assert word in " ".join(printed.split())
 
 
@@ -358,6 +410,16 @@ def test_wrong_texts(refused, language_model, signal, tmp_path):
     assert "is not a regular file" in refused(language_model, tmp_path, *out)
     assert "is a language model" in refused(language_model, signal, *out)
     assert "--layer 2: " in refused(language_model, "--text", "abc", "--layer", 2, *out)
+    assert "--start 3 lies behind the end: 3 steps are read, counted from 0\n" in refused(
+        language_model, "--text", "abc", "--start", 3, *out
+    )
+    assert "--start 10000000000000 lies behind the end: 3 steps are read" in refused(
+        language_model, tmp_path / "text.txt", "--start", 10**13, *out
+    )
+    assert "2 steps are read, counted from 0: give a larger --length\n" in refused(
+        language_model, "--text", "abc", "--start", 2, "--length", 2, *out
+    )
+    assert f"--unit {H}: " in refused(language_model, "--text", "abc", "--unit", f"0,{H}", *out)
     assert "has only forward" in refused(language_model, "--text", "abc", "--direction", "reverse", *out)
 
 
@@ -401,7 +463,10 @@ def test_signals_that_are_none(refused, network, signal, tmp_path):
         refused(network, path, *out)
 
 
-@pytest.mark.parametrize("options", [["--units", 0], ["--show", -1], ["--length", "x"], ["--direction", "up"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--units", 0], ["--show", -1], ["--length", "x"], ["--direction", "up"], ["--start", -1], ["--unit", "1,"]],
+)
 def test_wrong_numbers(refused, language_model, tmp_path, options):
     assert "see lstm-xp trace --help" in refused(language_model, "--text", "a", "--out", tmp_path / "g.png", *options)
 
