@@ -262,8 +262,8 @@ class Graph:
         sizes, copied = self._sizes(target, source), not _given(node).get("allowzero")
         if sizes is None or len(sizes) != 3:
             return False
-        declared = [dim.dim_value for dim in self.declared[source].dim] if source in self.declared else []
-        own = [*declared[:2], features] if len(declared) == 4 else [None, None, features]
+        declared = self.declared[source].dim if source in self.declared else ()
+        own = [*(dim.dim_value for dim in declared[:2]), features] if len(declared) == 4 else [None, None, features]
         kept = sum(size is OWN or (size == 0 and copied) for size in sizes[:2])
         kept += sum(size == known for size, known in zip(sizes, own, strict=True) if known and known > 0)
         return kept >= 2
