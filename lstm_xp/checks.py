@@ -149,15 +149,13 @@ def one_library(function, arrays):
         dtypes = {name: dtype_name(array.dtype) for name, array in arrays.items()}
         raise TypeError(
             f"{function}: all arrays must share one dtype; got {_listed(dtypes)}. "
-            f"Convert with astype: nothing is cast by itself."
+            f"Convert with astype: nothing is cast by itself.{_order_of_bytes(arrays)}"
         )
     dtype = dtype_name(first.dtype)
     if dtype not in COMPUTE_DTYPE:
-        hint = ""
-        if not getattr(first.dtype, "isnative", True):
-            hint = " Its bytes are in another order than this processor's: use astype(v.dtype.newbyteorder('='))."
         raise TypeError(
-            f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}.{hint}"
+            f"{function}: arrays must have a floating dtype ({', '.join(COMPUTE_DTYPE)}); got {dtype}."
+            f"{_order_of_bytes(arrays)}"
         )
     devices = {name: device(array) for name, array in arrays.items()}
     known = {name: place for name, place in devices.items() if place is not None}
@@ -173,6 +171,17 @@ def one_library(function, arrays):
             f"arrays on that one; call it inside of: with cupy.cuda.Device({place.id})."
         )
     return xp, place
+
+
+def _order_of_bytes(arrays):
+    """A hint, where some of the named arrays have their bytes in another order than this processor."""
+    swapped = [name for name, array in arrays.items() if not getattr(array.dtype, "isnative", True)]
+    if not swapped:
+        return ""
+    return (
+        f" The bytes of {', '.join(swapped)} are in another order than this processor's: "
+        f"use v.astype(v.dtype.newbyteorder('='))."
+    )
 
 
 def _alike(first, arrays):

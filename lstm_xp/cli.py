@@ -1,6 +1,7 @@
 """The command line: lstm-xp train | sample | convert | inspect | trace | check | tune | info."""
 
 import argparse
+import contextlib
 import importlib
 import os
 import sys
@@ -27,7 +28,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Print the message and exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        _tell(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2)
 
 
 def main(argv=None):
@@ -51,7 +53,8 @@ def main(argv=None):
     if unknown:
         # Not parse_args, which would point to the help of all commands.
         prog = f"{parser.prog} {args.command}"
-        parser.exit(2, f"{prog}: unrecognized arguments: {' '.join(unknown)}; see {prog} --help\n")
+        _tell(f"{prog}: unrecognized arguments: {' '.join(unknown)}; see {prog} --help")
+        parser.exit(2)
     try:
         status = importlib.import_module(f".commands.{args.command}", __package__).run(args)
         sys.stdout.flush()
@@ -67,10 +70,16 @@ def main(argv=None):
     except OSError as error:
         problem = f"{error.filename or 'input or output'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        print(f"\nlstm-xp {args.command}: interrupted", file=sys.stderr)
+        _tell(f"\nlstm-xp {args.command}: interrupted")
         return 130
-    print(f"lstm-xp {args.command}: {problem}", file=sys.stderr)
+    _tell(f"lstm-xp {args.command}: {problem}")
     return 2
+
+
+def _tell(problem):
+    """Print on standard error. Where that cannot be written to, the exit status has to say it alone."""
+    with contextlib.suppress(OSError):
+        print(problem, file=sys.stderr, flush=True)
 
 
 def _open_closed_streams():

@@ -19,7 +19,7 @@ from problems import GRADIENTS, random_problem, reference, rounded, run
 
 from lstm_xp import LSTM, cli, engines, lstm_backward, lstm_forward, recorded, recording, testing
 from lstm_xp.checks import Problem
-from lstm_xp.engines.cuda import leases
+from lstm_xp.engines.cuda import leases, refusals
 from lstm_xp.libraries import open_library
 
 ORDERS = (
@@ -309,6 +309,16 @@ def check_command():
 
     testing.check_gradients = calls_alone
     return {"status": [cli.main(["check", "--library", "cupy"]), cli.main(["info"])]}
+
+
+def info_without_cublas():
+    """`lstm-xp info` where CuPy's module of cuBLAS cannot be imported."""
+    from cupy_backends.cuda import libs
+
+    sys.modules["cupy_backends.cuda.libs.cublas"] = None
+    del libs.cublas
+    refusals.obstacle.cache_clear()
+    return {"status": cli.main(["info"])}
 
 
 def one_step_at_a_time():

@@ -74,7 +74,8 @@ def test_check_reports_an_engine_that_raises_and_goes_on(monkeypatch, capsys):
 def test_info_leaves_out_engines_that_cannot_be_used(monkeypatch, capsys):
     monkeypatch.setattr(numpy_numba, "obstacle", lambda: "numba is not installed")
     assert main(["info"]) == 0
-    assert "engines: numpy_fused, array_api\n" in capsys.readouterr().out
+    told = f"engines: numpy_fused, array_api\n{'':20}not numpy_numba: numba is not installed\n"
+    assert told in capsys.readouterr().out
     monkeypatch.setattr(numpy_numba, "obstacle", lambda: "")
     assert main(["info"]) == 0
     assert "engines: numpy_numba, numpy_fused, array_api\n" in capsys.readouterr().out

@@ -1,14 +1,17 @@
 """The commands convert and inspect as a user meets them: whole ways from file to file, and every wrong input."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from test_weights import D, H, parameters_of, run, same
 
 from lstm_xp import LSTM, State, cli, weights
+from lstm_xp.commands import inspect
 from lstm_xp.testing import assert_close
 from lstm_xp.training import checkpoints, loop, model
 from lstm_xp.training.settings import Settings
@@ -407,3 +410,24 @@ def test_a_missing_package_is_named(command, tmp_path, monkeypatch):
 def test_the_commands_start_without_the_packages_of_the_formats():
     code = "import sys; from lstm_xp import cli; cli.build_parser('convert'); print(*sys.modules)"
     assert not {"safetensors", "h5py", "onnx", "torch", "matplotlib", "rich"} & loaded_by(code)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("words", [["inspect", "none.npz"], ["inspect"], ["inspect", "none.npz", "--nme=a"]])
+def test_the_status_is_the_same_where_the_error_cannot_be_written(words):
+    program = [sys.executable, "-c", "import sys; from lstm_xp import cli; sys.exit(cli.main())", *words]
+    reader, broken = os.pipe()
+    os.close(reader)
+    for stream in (os.open("/dev/full", os.O_WRONLY), broken):
+        done = subprocess.run(program, stdout=subprocess.DEVNULL, stderr=stream, cwd=Path(__file__).parents[1])
+        os.close(stream)
+        assert done.returncode == 2
+
+
+def test_an_interruption_has_its_status_where_it_cannot_be_told(monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(inspect, "run", lambda args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(write=full, flush=full))
+    assert cli.main(["inspect", "none.npz"]) == 130

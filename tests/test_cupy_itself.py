@@ -164,6 +164,15 @@ def test_the_check_command():
     assert all([engine, "bfloat16"] in lines for engine in engines.candidates("cupy"))
 
 
+def test_info_says_of_engines_what_they_would():
+    result = scenario("info_without_cublas")
+    assert result["status"] == 0
+    told, refused = result["printed"].split("\n  cupy ")[1].splitlines()[:2]
+    assert told.endswith("; engines: array_api")
+    others = ", ".join(engines.candidates("cupy")[:-1])
+    assert refused.strip().startswith(f"not {others}: cuBLAS cannot be loaded (")
+
+
 def test_one_step_at_a_time():
     result = scenario("one_step_at_a_time")
     assert result["shape"] == [3, 7]

@@ -122,7 +122,10 @@ def test_a_text(command, language_model, tmp_path, suffix):
     assert "layer 1 forward" in printed
 
 
-@pytest.mark.parametrize("options", [[], ["--show", 7], ["--units", 2], ["--layer", 0, "--direction", "reverse"]])
+@pytest.mark.parametrize(
+    "options",
+    [[], ["--show", 7], ["--units", 2], ["--layer", 0, "--direction", "reverse"], ["--start", 19, "--unit", "4,0"]],
+)
 def test_a_signal(command, network, signal, tmp_path, options):
     out = tmp_path / "gates.png"
     status, printed, told = command("trace", network, signal, "--out", out, *options)
@@ -158,12 +161,6 @@ def test_names_of_files_are_drawn_as_they_are(command, network, signal, tmp_path
     assert command("trace", odd, signal, "--out", tmp_path / "gates.png")[::2] == (0, "")
 
 
-def test_signs_of_bytes():
-    assert gate_plot._signs("a é\n\t$".encode()) == ["a", "␣", "é", "·", "↵", "→", "$"]
-    assert gate_plot._signs(b"\xffa\xc3") == ["·", "a", "·"]
-    assert gate_plot._signs("漢".encode()) == ["·", "·", "·"]
-
-
 # What is drawn and printed
 
 
@@ -178,11 +175,38 @@ def test_the_gates_are_those_of_the_model(command, drawn, language_model, tmp_pa
     _, _, cache = model.forward(parameters, tokens, None)
     layers = traces(cache.layers)
     assert same(drawn["trace"], layers[0])
-    assert (drawn["text"], drawn["place"], drawn["units"], drawn["steps"]) == (data[:12], 0, 3, 6)
+    assert (drawn["text"], drawn["place"], drawn["units"], drawn["steps"]) == (data[:12], 0, 3, range(6))
     assert drawn["names"] == ["layer 0 forward", "layer 1 forward"]
     expected = [saturation(layer) for layer in layers]
     assert all(np.array_equal(found, wanted) for found, wanted in zip(drawn["shares"], expected, strict=True))
     assert (tmp_path / "g.png").read_bytes() == b"a picture"
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "read"),
+    [
+        (["--start", 3], range(3, 123), trace.LENGTH),
+        (["--start", 1995], range(1995, 2115), 2115),
+        (["--start", 2900], range(2900, 3000), 3000),
+        (["--start", 1995, "--length", 2000], range(1995, 2000), 2000),
+        (["--start", 2, "--show", 5, "--length", 4], range(2, 4), 4),
+    ],
+)
+def test_the_steps_from_some_on(command, drawn, language_model, tmp_path, options, steps, read):
+    """What lies before is read as well: the gates are those of the whole."""
+    text = bytes(np.random.default_rng(0).integers(97, 123, 3000, dtype=np.uint8))
+    (tmp_path / "text").write_bytes(text)
+    assert command("trace", language_model, tmp_path / "text", "--out", tmp_path / "g.png", *options)[0] == 0
+    assert (drawn["steps"], drawn["text"]) == (steps, text[:read])
+    parameters, _ = checkpoints.load_model(language_model / runs.MODEL)
+    _, _, cache = model.forward(parameters, np.frombuffer(text[:read], np.uint8)[None, :].astype(np.int64), None)
+    assert same(drawn["trace"], traces(cache.layers)[1])
+
+
+def test_units_that_are_named(command, drawn, network, signal, tmp_path):
+    options = ["--out", tmp_path / "g.png", "--unit", "4,0,4,2", "--units", 2]
+    assert command("trace", network, signal, *options)[0] == 0
+    assert drawn["units"] == [4, 0, 2]
 
 
 def test_text_of_the_command_line(command, drawn, language_model, tmp_path):
@@ -212,7 +236,7 @@ def test_rows_and_directions_of_a_signal(command, drawn, tmp_path, suffix, dtype
     assert same(drawn["trace"], traces(cache)[3])
     assert drawn["place"] == 3
     assert drawn["text"] is None
-    assert (drawn["kind"], drawn["steps"], drawn["units"]) == ("svg", trace.SHOWN, trace.UNITS)
+    assert (drawn["kind"], drawn["steps"], drawn["units"]) == ("svg", range(7), trace.UNITS)
 
 
 def test_a_reverse_network_and_a_variant(command, drawn, tmp_path):
@@ -234,30 +258,6 @@ def test_the_table_has_the_means(command, drawn, network, signal, tmp_path):
         means = [100 * float(side.mean()) for gate in shares for side in gate]
         assert percents == [float(f"{mean:.1f}") for mean in means]
         assert max(percents) > 1
-
-
-def test_units_are_ordered_by_memory_and_chosen_evenly(monkeypatch):
-    shown = {}
-    monkeypatch.setattr(gate_plot, "_heat_maps", lambda figure, trace, order, *rest: shown.update(order=order.tolist()))
-    network = LSTM(D, 8)
-    (found,) = traces(network.forward(network.init(), np.ones((1, 6, D), np.float32))[2])
-    shares = saturation(found)
-    found = found._replace(f=np.tile(np.array([3, 7, 1, 0, 6, 2, 5, 4]) / 8, (1, 6, 1)))
-    for units, expected in ((8, [1, 4, 6, 7, 0, 5, 2, 3]), (99, [1, 4, 6, 7, 0, 5, 2, 3]), (2, [1, 3]), (1, [1])):
-        gate_plot.draw("png", "t", found, None, 0, ["layer"], [shares], units, 6)
-        assert shown["order"] == expected
-
-
-def test_one_step_is_singular():
-    import matplotlib
-
-    for steps, text in ((1, b"Saturation over 1 step<"), (2, b"Saturation over 2 steps<")):
-        network = LSTM(D, H)
-        _, _, cache = network.forward(network.init(), np.zeros((1, steps, D), "float32"))
-        (found,) = traces(cache)
-        with matplotlib.rc_context({"svg.fonttype": "none"}):
-            picture = gate_plot.draw("svg", "t", found, None, 0, ["layer"], [saturation(found)], 4, steps)
-        assert text in picture
 
 
 def test_large_files_are_read_in_part(command, drawn, language_model, network, tmp_path):
@@ -282,7 +282,7 @@ def test_large_files_are_read_in_part(command, drawn, language_model, network, t
 def test_help_teaches(command):
     status, printed, _ = command("trace", "--help")
     assert status == 0
-    for word in ("examples:", ".npy", "--text", "--out", "saturated", "--length", f"(default: {trace.LENGTH})"):
+    for word in ("examples:", ".npy", "--text", "--out", "saturated", "--length", f"(default: {trace.LENGTH},"):
         assert word in " ".join(printed.split())
 
 
@@ -358,6 +358,16 @@ def test_wrong_texts(refused, language_model, signal, tmp_path):
     assert "is not a regular file" in refused(language_model, tmp_path, *out)
     assert "is a language model" in refused(language_model, signal, *out)
     assert "--layer 2: " in refused(language_model, "--text", "abc", "--layer", 2, *out)
+    assert "--start 3 lies behind the end: 3 steps are read, counted from 0\n" in refused(
+        language_model, "--text", "abc", "--start", 3, *out
+    )
+    assert "--start 10000000000000 lies behind the end: 3 steps are read" in refused(
+        language_model, tmp_path / "text.txt", "--start", 10**13, *out
+    )
+    assert "2 steps are read, counted from 0: give a larger --length\n" in refused(
+        language_model, "--text", "abc", "--start", 2, "--length", 2, *out
+    )
+    assert f"--unit {H}: " in refused(language_model, "--text", "abc", "--unit", f"0,{H}", *out)
     assert "has only forward" in refused(language_model, "--text", "abc", "--direction", "reverse", *out)
 
 
@@ -401,7 +411,10 @@ def test_signals_that_are_none(refused, network, signal, tmp_path):
         refused(network, path, *out)
 
 
-@pytest.mark.parametrize("options", [["--units", 0], ["--show", -1], ["--length", "x"], ["--direction", "up"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--units", 0], ["--show", -1], ["--length", "x"], ["--direction", "up"], ["--start", -1], ["--unit", "1,"]],
+)
 def test_wrong_numbers(refused, language_model, tmp_path, options):
     assert "see lstm-xp trace --help" in refused(language_model, "--text", "a", "--out", tmp_path / "g.png", *options)
 

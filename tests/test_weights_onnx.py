@@ -232,22 +232,11 @@ def test_long_files_take_no_longer_than_they_are():
         read(made, "same")
 
 
-def test_a_model_exported_by_pytorch():
-    pytest.importorskip("onnx")
-    path, witness = DATA / "torch_lstm.onnx", np.load(DATA / "torch_lstm.npz")
-    assert names(path) == ["/LSTM+/LSTM_1"]
-    network, params = read(path)
-    assert network == LSTM(3, 4, num_layers=2, bidirectional=True)
-    y, state, _ = network.forward(params, witness["x"])
-    for name, ours in (("y", y), ("h_n", state.h), ("c_n", state.c)):
-        assert_close(ours, witness[name].astype("float64"), like=ours, steps=10, name=name)
-
-
 # ---------------------------------------------------------------------------- how layers hang together
 
 
-def model(*nodes, constants=(), outputs=("Y",), **sizes):
-    """A model of nodes over two layers' weights W0, R0, W1, R1 and the given constants."""
+def model(*nodes, constants=(), outputs=("Y",), declared=(), **sizes):
+    """A model of nodes over two layers' weights W0, R0, W1, R1 and the given constants; `declared`: shapes by name."""
     onnx = pytest.importorskip("onnx")
     helper, of = onnx.helper, onnx.numpy_helper.from_array
     rng = np.random.default_rng(0)
@@ -258,13 +247,27 @@ def model(*nodes, constants=(), outputs=("Y",), **sizes):
     tensors += [of(np.asarray(value), name) for name, value in dict(constants).items()]
     made = [helper.make_node(kind, inputs, results, name=name, **attributes)
             for name, kind, inputs, results, attributes in nodes]  # fmt: skip
-    value = lambda name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)  # noqa: E731
-    graph = helper.make_graph(made, "graph", [value("x")], [value(name) for name in outputs], tensors)
+    value = lambda name, shape=None: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)  # noqa: E731
+    known = [value(name, shape) for name, shape in dict(declared).items()]
+    graph = helper.make_graph(made, "graph", [value("x")], [value(name) for name in outputs], tensors, value_info=known)
     return helper.make_model(graph)
 
 
 def lstm(name, x, layer, y, **attributes):
     return name, "LSTM", [x, f"W{layer}", f"R{layer}"], [y], {"hidden_size": 4} | attributes
+
+
+def merged(sizes, *nodes, **attributes):
+    """Transpose and Reshape, to these sizes, made by these nodes."""
+    turned = "t", "Transpose", ["y0"], ["z"], {"perm": [0, 2, 1, 3]}
+    return [turned, *nodes, ("r", "Reshape", ["z", sizes], ["y"], attributes)]
+
+
+def computed(source, *spans):
+    """Nodes that make "sizes" of these slices of a value's shape."""
+    slices = [(f"k{k}", "Slice", ["shape", *map(str, span)], [f"k{k}"], {}) for k, span in enumerate(spans)]
+    joined = "c", "Concat", [name for name, *_ in slices], ["sizes"], {"axis": 0}
+    return ("n", "Shape", [source], ["shape"], {}), *slices, joined
 
 
 BOTH = {"direction": "bidirectional"}
@@ -289,9 +292,19 @@ BETWEEN = {
         [("t", "Transpose", ["y0"], ["z"], {"perm": [0, 2, 3, 1]}), ("r", "Reshape", ["z", "merge"], ["y"], {})],
         BOTH, False,
     ),
-    "a size that is counted": (
-        [("t", "Transpose", ["y0"], ["z"], {"perm": [0, 2, 1, 3]}), ("r", "Reshape", ["z", "counted"], ["y"], {})],
-        BOTH, False,
+    "sizes of nobody knows what": (merged("counted"), BOTH, False),
+    "sizes that are declared": (merged("counted"), BOTH | {"declared": {"z": [5, 2, 2, 4]}}, True),
+    "sizes that are declared otherwise": (merged("counted"), BOTH | {"declared": {"z": [2, 5, 2, 4]}}, False),
+    "a batch of any size": (merged("any batch"), BOTH | {"declared": {"z": [5, "n", 2, 4]}}, True),
+    "time of any size": (merged("any batch"), BOTH | {"declared": {"z": ["t", 2, 2, 4]}}, False),
+    "unknown sizes that are written as -1": (merged("any batch"), BOTH | {"declared": {"z": [-1, -1, 2, 4]}}, False),
+    "zeros that are sizes": (merged("merge", allowzero=1), BOTH, False),
+    "computed sizes": (merged("sizes", *computed("z", (0, 1), (1, 2), (3, 4))), BOTH, True),
+    "computed sizes exchanged": (merged("sizes", *computed("z", (1, 2), (0, 1), (3, 4))), BOTH, False),
+    "computed sizes, not two of them": (merged("sizes", *computed("z", (0, 1), (3, 4), (2, 3))), BOTH, False),
+    "computed sizes of another": (merged("sizes", *computed("y0", (0, 1), (1, 2), (3, 4))), BOTH, False),
+    "read for its sizes": (
+        [("s", "Squeeze", ["y0", "one"], ["y"], {}), ("n", "Shape", ["y"], ["sizes"], {})], {}, True,
     ),
     "squeeze of all ones": ([("s", "Squeeze", ["y0"], ["y"], {})], {}, False),
     "a nonlinear node": (
@@ -308,12 +321,14 @@ BETWEEN = {
 @pytest.mark.parametrize(("between", "attributes", "stacked"), BETWEEN.values(), ids=BETWEEN)
 def test_which_nodes_are_layers_of_one_network(between, attributes, stacked, tmp_path):
     attributes = dict(attributes)
+    declared = attributes.pop("declared", {})
     second = attributes.pop("second", attributes)
     constants = {"one": np.int64([1]), "minus": np.int64([-3]), "merge": np.int64([0, 0, -1]),
-                 "counted": np.int64([5, 2, 8])}  # fmt: skip
+                 "counted": np.int64([5, 2, 8]), "any batch": np.int64([5, -1, 8])}  # fmt: skip
+    constants |= {str(k): np.int64([k]) for k in range(5)}
     dirs = 2 if attributes == BOTH else 1
     nodes = [lstm("first", "x", 0, "y0", **attributes), *between, lstm("second", "y", 1, "Y", **second)]
-    made = model(*nodes, constants=constants, dirs=dirs)
+    made = model(*nodes, constants=constants, declared=declared, dirs=dirs)
     assert names(made) == (["first+second"] if stacked else ["first", "second"])
     if stacked:
         network, params = read(made)
@@ -325,6 +340,26 @@ def test_which_nodes_are_layers_of_one_network(between, attributes, stacked, tmp
         with pytest.raises(ValueError, match="2 LSTMs found, choose one by name: 'first', 'second'"):
             read(made)
     assert read(made, "second")[0].num_layers == 1
+
+
+def test_nodes_are_joined_by_name():
+    """What stands between them is the user's affair; what they are must fit."""
+    between = [("s", "Squeeze", ["y0", "one"], ["z"], {}), ("a", "Relu", ["z"], ["y"], {})]
+    nodes = [lstm("first", "x", 0, "y0"), *between, lstm("second", "y", 1, "Y"), lstm("third", "x", 0, "Z", clip=1.0)]
+    made = model(*nodes, constants={"one": np.int64([1])})
+    with pytest.raises(ValueError, match=r"or join the layers of one network, such as 'first\+second'"):
+        read(made)
+    network, params = read(made, "first+second")
+    assert network == LSTM(3, 4, num_layers=2, bias=False, time_major=True)
+    same(params, read(made, "first")[1] + read(made, "second")[1])
+    for name, message in {
+        "second+first": r"^model: Wx of params\[1\] .* must have shape .* = \(4, 16\); got \(3, 16\)",
+        "first+third": "first and third differ in their settings: read them one by one",
+        "first+other": r"no LSTM is called 'first\+other'; found: 'first', 'second', 'third'",
+        "first+": r"no LSTM is called 'first\+'",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            read(made, name)
 
 
 def test_an_output_in_between_keeps_nodes_apart():
@@ -513,13 +548,13 @@ def test_external_data(tmp_path):
 
 @pytest.fixture(scope="module")
 def victims(tmp_path_factory):
-    """Real files: one of ours, one of PyTorch's."""
+    """Real files: one of ours, and two of PyTorch's."""
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("victims")
     network = LSTM(3, 2, num_layers=2, bidirectional=True, peepholes=True, activations=LEAKY, clip=0.5)
     write(folder / "ours.onnx", network, different(network))
-    (folder / "torch.onnx").write_bytes((DATA / "torch_lstm.onnx").read_bytes())
-    return [(folder / name).read_bytes() for name in ("ours.onnx", "torch.onnx")], folder / "mutant.onnx"
+    files = [folder / "ours.onnx", DATA / "torch_lstm.onnx", DATA / "torch_lstm_batch.onnx"]
+    return [file.read_bytes() for file in files], folder / "mutant.onnx"
 
 
 edits = st.lists(
@@ -548,7 +583,7 @@ def mutated(data, edits):
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(which=st.integers(0, 1), changes=edits)
+@given(which=st.integers(0, 2), changes=edits)
 def test_damaged_files_are_value_errors(victims, which, changes):
     data, path = victims
     path.write_bytes(mutated(data[which], changes))

@@ -39,27 +39,27 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
         Which of names and shares belongs to `trace`.
     names, shares : list of str, list of Saturation
         Of all layers and directions.
-    units, steps : int
-        The most that are drawn.
+    units : int, or list of int
+        The most that are drawn, or which.
+    steps : range
+        Those that are drawn.
     """
     # The figure is made without pyplot, which would look for a display.
     from matplotlib.figure import Figure
 
     total, hidden = trace.f.shape[1:]
-    order = np.argsort(-trace.f[0].mean(axis=0), kind="stable")
-    order = order[np.linspace(0, hidden - 1, min(units, hidden)).round().astype(int)]
-    steps = min(steps, total)
-    with_text = text is not None and steps <= MOST_CHARACTERS
-    width = max(NARROWEST, min(steps, MOST_CHARACTERS if with_text else 100) * STEP + BESIDE)
+    order = _by_memory(trace, units) if isinstance(units, int) else np.array(units)
+    with_text = text is not None and len(steps) <= MOST_CHARACTERS
+    width = max(NARROWEST, min(len(steps), MOST_CHARACTERS if with_text else 100) * STEP + BESIDE)
     heights = [max(0.9, len(order) * LINE)] * len(MAPS)
     figure = Figure(figsize=(width, sum(heights) + 0.3 * len(MAPS) + 4.2), dpi=110, layout="constrained")
     maps, below = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.3 * len(MAPS) + 0.9, 3.3])
-    shown = f"{steps} of {total} steps" if steps < total else f"{steps} step{'s' * (steps > 1)}"
+    shown = f"{len(steps)} of {total} steps" if len(steps) < total else f"{total} step{'s' * (total > 1)}"
+    shown += f" from {steps.start} on" if steps.start else ""
     drawn = f"{len(order)} of {hidden} units" if len(order) < hidden else f"{hidden} unit{'s' * (hidden > 1)}"
-    maps.suptitle(
-        f"{_drawable(title)}: {shown}, {drawn}, longest memory on top", fontsize=11, family=MONO, parse_math=False
-    )
-    labels = _signs(text[:steps]) if with_text else None
+    drawn += ", longest memory on top" if isinstance(units, int) else ""
+    maps.suptitle(f"{_drawable(title)}: {shown}, {drawn}", fontsize=11, family=MONO, parse_math=False)
+    labels = _signs(text[steps.start : steps.stop]) if with_text else None
     _heat_maps(maps, trace, order, steps, labels)
     _saturation(below, place, names, shares, total)
     picture = io.BytesIO()
@@ -67,10 +67,17 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
     return picture.getvalue()
 
 
+def _by_memory(trace, most):
+    """The units of a trace, those with the longest memory first: all, or as many as these, evenly spread."""
+    order = np.argsort(-trace.f[0].mean(axis=0), kind="stable")
+    return order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)]
+
+
 def _heat_maps(figure, trace, order, steps, labels):
     every = figure.subplots(len(MAPS), 1, sharex=True)
+    extent = (steps.start - 0.5, steps.stop - 0.5, len(order) - 0.5, -0.5)  # the axis counts steps as the input does
     for axes, (name, about) in zip(every, MAPS.items(), strict=True):
-        values = getattr(trace, name)[0, :steps, :][:, order].T
+        values = getattr(trace, name)[0, steps.start : steps.stop, :][:, order].T
         if name in "ifo":
             style = {"cmap": "viridis", "vmin": 0, "vmax": 1}
         elif name == "g":
@@ -79,7 +86,7 @@ def _heat_maps(figure, trace, order, steps, labels):
             # A few units count far: they shall not make the others pale.
             bound = float(np.percentile(np.abs(values), 95)) or 1.0
             style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
-        image = axes.imshow(values, aspect="auto", interpolation="nearest", **style)
+        image = axes.imshow(values, aspect="auto", interpolation="nearest", extent=extent, **style)
         bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, extend="both" if name == "c" else "neither")
         bar.ax.tick_params(labelsize=7)
         axes.set_ylabel(about, fontsize=9)
@@ -89,7 +96,7 @@ def _heat_maps(figure, trace, order, steps, labels):
     last = every[-1]
     if labels is not None:
         for axes in every:
-            axes.set_xticks(range(steps))
+            axes.set_xticks(steps)
         last.set_xticklabels(labels, family=MONO, fontsize=POINTS, parse_math=False)
         last.set_xlabel("the bytes of the text, each at the step that reads it", fontsize=9)
     else:

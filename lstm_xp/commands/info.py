@@ -1,4 +1,4 @@
-"""What this machine has: versions, array libraries and their devices, engines, the BLAS and its kernel."""
+"""What this machine has: versions, array libraries and their devices, engines and why some cannot be used, the BLAS."""
 
 import os
 import platform
@@ -25,7 +25,10 @@ def run(args):
         print(f"{package:18}{_version(package)}")
     print("\narray libraries")
     for name in libraries.LIBRARIES:
-        print(f"  {name:18}{_library(name)}")
+        about, *refusals = _library(name)
+        print(f"  {name:18}{about}")
+        for refusal in refusals:
+            print(f"  {'':18}{refusal}")
     print("\nBLAS and thread pools")
     for line in _thread_pools():
         print(f"  {line}")
@@ -40,19 +43,21 @@ def _version(package):
 
 
 def _library(name):
+    """Lines about a library: what it is, and which of its engines cannot be used."""
     try:
         library = libraries.open_library(name)
     except libraries.Missing as reason:
-        return str(reason)
+        return [str(reason)]
     root = checks.array_library(library.xp)
     found = import_module(root).__version__  # not of the namespace: array-api-compat's of CuPy has none
-    usable = ", ".join(engine for engine in engines.candidates(root) if not _obstacle(engine))
-    return f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}"
-
-
-def _obstacle(engine):
-    """Why an engine cannot be used on this machine; "" where it can."""
-    return getattr(engines.load(engine), "obstacle", str)()
+    # Small, and of a dtype that every engine computes: what is refused of it is refused of all.
+    problem = checks.Problem(root, "float32", library.device, 1, 1, 1, 1, False, "ieee")
+    by_reason = {}
+    for engine in engines.candidates(root):
+        by_reason.setdefault(engines.load(engine).refuses(problem), []).append(engine)
+    usable = ", ".join(by_reason.pop("", ()))
+    refusals = (f"not {', '.join(those)}: {reason}" for reason, those in by_reason.items())
+    return [f"{found}, device {_device(library)}, {'/'.join(library.dtypes())}; engines: {usable}", *refusals]
 
 
 def _device(library):

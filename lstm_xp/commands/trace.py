@@ -6,18 +6,19 @@ then a signal, a NumPy file .npy of shape (T, D), or (N, T, D), of which --row i
 
 The picture has one layer's gates i, f, o, the candidate g and the cell state c as heat maps: time from left to right,
 one line for each unit, those with the longest memory (the highest mean of f) on top. Where a layer has more units than
---units, those shown are spread evenly over this order.
+--units, those shown are spread evenly over this order; or they are those of --unit, in the order given there.
 
 Below, for each gate, every unit of every layer is a point: in what share of the steps it is open (right-saturated,
 above 0.9), and in what share shut (left-saturated, below 0.1; for g: below -0.9). On the diagonal a gate is a switch,
 near the origin it is analog. The means of these shares over the units of each layer are printed as a table.
 
 However long the input is, only its first --length steps are read (bytes of a text): all of them count for the shares,
-the first --show of them are drawn.
+--show of them are drawn, from --start on. What lies before is read, too, so that the state is what it would be there.
 
 examples:
   lstm-xp trace runs/lstm book.txt --out gates.png
   lstm-xp trace runs/lstm --text "def f(x): return x" --layer 0 --out gates.svg
+  lstm-xp trace runs/lstm book.txt --start 5000 --unit 7,42 --out gates.png
   lstm-xp trace network.safetensors signal.npy --direction reverse --units 16 --out gates.pdf
 """
 
@@ -52,10 +53,15 @@ def add_arguments(parser):
     parser.add_argument("--direction", choices=DIRECTIONS, help="which direction (default: the first that it has)")
     parser.add_argument("--units", type=values.count, default=UNITS, metavar="U",
                         help="how many units to draw (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--unit", type=values.indices, metavar="N[,N...]",
+                        help="which units to draw, from 0 (default: chosen by --units)")  # fmt: skip
+    parser.add_argument("--start", type=values.seed, default=0, metavar="STEP",
+                        help="the first step to draw, from 0 (default: 0)")  # fmt: skip
     parser.add_argument("--show", type=values.count, default=SHOWN, metavar="STEPS",
                         help="how many steps to draw (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--length", type=values.count, default=LENGTH, metavar="STEPS",
-                        help="how many steps to read, bytes of a text (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--length", type=values.count, metavar="STEPS",
+                        help=f"how many steps to read, bytes of a text (default: {LENGTH}, or up to the last one drawn "
+                        "where that lies behind)")  # fmt: skip
     parser.add_argument("--row", type=values.seed, default=0, metavar="N",
                         help="which sequence of a signal (N, T, D), from 0 (default: 0)")  # fmt: skip
     parser.add_argument(
@@ -72,15 +78,21 @@ def run(args):
 
     from .gate_plot import draw
 
+    if args.length is None:
+        args.length = max(LENGTH, args.start + args.show)
     network, params, x, text = _opened(args)
     place = _place(args, network)
+    _check_shown(args, network, x.shape[1])
     with blas_threads(1):
         _, _, cache = network.forward(params, x)
     found = traces(cache)
     shares = [saturation(trace) for trace in found]
     names = [_name(network, index) for index in range(len(found))]
     title = f"{Path(args.model).absolute().name}, {names[place]}"
-    picture = draw(out.suffix.lower()[1:], title, found[place], text, place, names, shares, args.units, args.show)
+    steps = range(args.start, min(args.start + args.show, x.shape[1]))
+    picture = draw(
+        out.suffix.lower()[1:], title, found[place], text, place, names, shares, args.unit or args.units, steps
+    )
     write_atomically(out, picture)
     print(table(names, shares, x.shape[1]))
     print(f"\nwritten: {out}")
@@ -156,7 +168,7 @@ def _text(args):
     if path.suffix.lower() == ".npy":
         raise UserError(f"{path} is a signal, {args.model} is a language model: give it a text file, or --text")
     with open(path, "rb") as file:
-        text = file.read(args.length)
+        text = file.read(min(args.length, path.stat().st_size))  # Python takes memory for as many as it is told
     if not text:
         raise UserError(f"{path} is empty: name a file with text in it")
     return text
@@ -241,6 +253,16 @@ def _place(args, network):
     if direction not in has:
         raise UserError(f"--direction {direction}: {args.model} has only {has[0]}")
     return layer * network.num_directions + has.index(direction)
+
+
+def _check_shown(args, network, steps):
+    """Check that the steps and units to draw are there."""
+    if args.start >= steps:
+        hint = ": give a larger --length" if args.length == steps else ""
+        raise UserError(f"--start {args.start} lies behind the end: {steps} steps are read, counted from 0{hint}")
+    for unit in args.unit or ():
+        if unit >= network.hidden_size:
+            raise UserError(f"--unit {unit}: {args.model} has {network.hidden_size} units in a layer, counted from 0")
 
 
 def _name(network, index):

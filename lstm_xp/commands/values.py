@@ -14,6 +14,11 @@ def seed(word):
     return _whole(word, 0)
 
 
+def indices(word):
+    """Whole numbers of at least 0, with commas between them; each once, in their order."""
+    return list(dict.fromkeys(seed(part) for part in word.split(",")))
+
+
 def positive(word):
     """A finite number above 0."""
     value = _number(word)

@@ -1,8 +1,8 @@
 """ONNX: LSTM nodes as arrays and attributes, and files of models that have such nodes.
 
 The layout is said in `onnx_layout.py`. A node is a layer; nodes that feed each other through nothing but Transpose,
-Reshape, Squeeze and Identity, and have the same settings, are read as the layers of one network. Initial states and
-lengths are no parameters: they are given to `LSTM.forward`.
+Reshape, Squeeze and Identity, and have the same settings, are read as the layers of one network, as PyTorch exports
+them. Others are joined by name. Initial states and lengths are no parameters: they are given to `LSTM.forward`.
 
 Reference: ONNX, operator LSTM, opset 22, https://onnx.ai/onnx/operators/onnx__LSTM.html
 """
@@ -161,7 +161,7 @@ def names(path):
 def others(path, name=None):
     """The floating weights in a file that are not those of these nodes (as in `read`), of any LSTM for None."""
     graph = Graph(path)
-    return graph.others(graph.lstms if name is None else _nodes(graph, path, name))
+    return graph.others(graph.lstms if name is None else _nodes(graph, name))
 
 
 def read(path, name=None):
@@ -172,7 +172,8 @@ def read(path, name=None):
     path : str, path or onnx.ModelProto
         A model; the weights must be constants, in the file or in files beside it.
     name : str or None
-        One of `names(path)`, or the name of a single LSTM node; None for the only network there is.
+        One of `names(path)`, or the name of a single LSTM node, or those of several joined with "+", the layers of one
+        network; None for the only network there is.
 
     Returns
     -------
@@ -189,13 +190,17 @@ def read(path, name=None):
         If the package onnx is not installed.
     """
     graph = Graph(path)
-    nodes = _nodes(graph, path, name)
+    nodes = _nodes(graph, name)
     layers = [_layer(graph, node) for node in nodes]
+    first = layers[0][0]
+    for node, (found, _) in zip(nodes, layers, strict=True):
+        if replace(found, input_size=first.input_size, time_major=first.time_major) != first:
+            raise FileError(f"{graph.where}: {nodes[0]} and {node} differ in their settings: read them one by one.")
     batch_first = graph.is_batch_first(nodes[0])
-    network, params = layers[0][0], tuple(p for _, params in layers for p in params)
-    network = replace(network, num_layers=len(layers), time_major=not batch_first)
+    params = tuple(p for _, params in layers for p in params)
+    network = replace(first, num_layers=len(layers), time_major=not batch_first)
     try:
-        tensors.outgoing(str(path), network, params, "", tensors.SETTINGS)
+        tensors.outgoing(graph.where, network, params, "", tensors.SETTINGS)
     except TypeError as error:
         raise FileError(str(error)) from None
     return network, params
@@ -278,12 +283,15 @@ def write(path, network, params, *, lengths=False, state=False):
     write_atomically(Path(path), model.SerializeToString())
 
 
-def _nodes(graph, path, name):
-    """The nodes of the network asked for."""
+def _nodes(graph, name):
+    """The nodes of the network asked for: those that follow each other, or that `name` joins."""
     if name in graph.lstms:
         return [name]
     stacks = {"+".join(stack): stack for stack in graph.stacks()}
-    return stacks[tensors.one_of(str(path), list(stacks), name, "its main graph has no node LSTM")]
+    joined = (name or "").split("+")
+    if name not in stacks and all(each in graph.lstms for each in joined):
+        return joined
+    return stacks[tensors.one_of(graph.where, list(stacks), name, "its main graph has no node LSTM", joined=True)]
 
 
 def _layer(graph, node):

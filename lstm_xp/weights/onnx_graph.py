@@ -19,6 +19,9 @@ LIMIT = 1 << 31
 CHAIN = 64
 """Most nodes that are followed from one place to another."""
 
+OWN = object()
+"""A size that is copied from what is reshaped."""
+
 INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 WEIGHTS = ("W", "R", "B", "P")
 ATTRIBUTES = {
@@ -45,6 +48,7 @@ class Graph:
         self.nodes = list(model.graph.node)
         self.outputs = {value.name for value in model.graph.output}
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.declared = {value.name: value.type.tensor_type.shape for value in model.graph.value_info}
         self.lstms, self.names, self.makers, self.readers = {}, {}, {}, {}
         self._taken = Counter()
         for node in self.nodes:
@@ -57,8 +61,9 @@ class Graph:
                 self.lstms[name], self.names[id(node)] = node, name
             for name in node.output:
                 self.makers[name] = node
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+            if node.op_type != "Shape":  # which reads sizes, and no numbers
+                for name in node.input:
+                    self.readers.setdefault(name, []).append(node)
 
     def _new_name(self, node):
         """The node's own name, or that of its first output; and a number where that is taken."""
@@ -198,9 +203,14 @@ class Graph:
         """What all layers of a network have in common."""
         attributes = {key: value for key, value in self.attributes(name).items() if key != "layout"}
         inputs = dict(zip(INPUTS, self.lstms[name].input, strict=False))
-        R = self.constant(inputs.get("R", ""))
-        size = None if R is None else list(R.dims)[-1:]
+        size = self._hidden_size(name)
         return attributes, size, bool(inputs.get("B")), bool(inputs.get("P")), inputs.get("sequence_lens", "")
+
+    def _hidden_size(self, name):
+        """H of an LSTM node, the last size of R; None where R is no constant."""
+        inputs = dict(zip(INPUTS, self.lstms[name].input, strict=False))
+        R = self.constant(inputs.get("R", ""))
+        return R.dims[-1] if R is not None and R.dims else None
 
     def _follower(self, name):
         """The LSTM node whose X is the Y of this one, all of it, and which alone reads it; None if there is none.
@@ -208,7 +218,7 @@ class Graph:
         Followed are the axes of Y, through nodes that only move them.
         """
         attributes = self.attributes(name)
-        dirs = 2 if attributes.get("direction") == "bidirectional" else 1
+        dirs, H = 2 if attributes.get("direction") == "bidirectional" else 1, self._hidden_size(name)
         axes = ["N", "T", "dirs", "H"] if attributes.get("layout") else ["T", "dirs", "N", "H"]
         value = next(iter(self.lstms[name].output), "")
         for _ in range(CHAIN):
@@ -220,28 +230,63 @@ class Graph:
             if follower is not None:
                 order = ["N", "T", "H"] if self.attributes(follower).get("layout") else ["T", "N", "H"]
                 return follower if reader.input[0] == value and axes == order and follower != name else None
-            axes = self._moved(axes, reader, dirs) if reader.input[0] == value and reader.output else None
+            axes = self._moved(axes, reader, dirs, H) if reader.input[0] == value and reader.output else None
             if axes is None:
                 return None
             value = reader.output[0]
         return None
 
-    def _moved(self, axes, node, dirs):
+    def _moved(self, axes, node, dirs, H):
         """The axes behind a node that moves them, "H" for both directions side by side; None where it does more."""
         given = _given(node)
-        second = self.integers(node.input[1]) if len(node.input) > 1 else None
         if node.op_type == "Identity":
             return axes
         if node.op_type == "Transpose":
             order = given.get("perm", list(range(len(axes)))[::-1])
             return [axes[k] for k in order] if sorted(order) == list(range(len(axes))) else None
         if node.op_type == "Squeeze" and dirs == 1:
-            places = second or given.get("axes")
+            places = self.integers(node.input[1]) if len(node.input) > 1 else None
+            places = places or given.get("axes")
             return [axis for axis in axes if axis != "dirs"] if _is_place(places, axes, "dirs") else None
-        if node.op_type == "Reshape" and axes[2:] == ["dirs", "H"] and second and not given.get("allowzero"):
-            # 0 keeps the size at its place; whatever the last is then, it has to come to dirs * H.
-            return [*axes[:2], "H"] if len(second) == 3 and second[:2] == [0, 0] else None
+        if node.op_type == "Reshape" and axes[2:] == ["dirs", "H"] and len(node.input) > 1:
+            return [*axes[:2], "H"] if self._merges(node, H and dirs * H) else None
         return None
+
+    def _merges(self, node, features):
+        """Whether a Reshape of (T, N, dirs, H), or (N, T, dirs, H), does nothing but merge the last two axes.
+
+        It gives three sizes. If two of them are those of T, N and dirs * H (`features`), at their places, then the
+        third is as well, whatever is written there.
+        """
+        source, target = node.input[:2]
+        sizes, copied = self._sizes(target, source), not _given(node).get("allowzero")
+        if sizes is None or len(sizes) != 3:
+            return False
+        declared = self.declared[source].dim if source in self.declared else ()
+        own = [*(dim.dim_value for dim in declared[:2]), features] if len(declared) == 4 else [None, None, features]
+        kept = sum(size is OWN or (size == 0 and copied) for size in sizes[:2])
+        kept += sum(size == known for size, known in zip(sizes, own, strict=True) if known and known > 0)
+        return kept >= 2
+
+    def _sizes(self, name, source):
+        """The sizes that a value has for a Reshape of `source`: integers, OWN for that of `source` at the same place.
+
+        None for a size that is computed in another way; and instead of the list, where nothing is known.
+        """
+        maker = self.makers.get(name)
+        if maker is None or maker.op_type != "Concat" or len(maker.input) > 4:
+            return self.integers(name)
+        return [OWN if self._is_size(part, source, place) else None for place, part in enumerate(maker.input)]
+
+    def _is_size(self, name, source, place):
+        """Whether a value is the size of `source` at this place: Shape(source)[place : place + 1]."""
+        node = self.makers.get(name)
+        if node is None or node.op_type != "Slice" or len(node.input) < 3:
+            return False
+        shape, *span = node.input[:3]
+        shape, span = self.makers.get(shape), [self.integers(each) for each in span]
+        of_source = shape is not None and shape.op_type == "Shape" and list(shape.input) == [source]
+        return of_source and not _given(shape).get("start") and span == [[place], [place + 1]]
 
 
 def _parsed(path, model):
