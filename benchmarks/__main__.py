@@ -10,7 +10,7 @@ from time import monotonic
 from lstm_xp import engines
 
 from . import ceiling, fresh, machine, records, report, rivals, runner
-from .arguments import four_numbers
+from .arguments import numbers
 from .ours import FROZEN
 from .problems import FRESH, GROWTH, SIZES, SMALL, START, WHATS, Problem
 
@@ -267,7 +267,7 @@ def _sizes(asked, parser):
             sizes.append(size)
         else:
             try:
-                sizes.append(four_numbers(size))
+                sizes.append(numbers(size))
             except argparse.ArgumentTypeError:
                 known = ", ".join([*groups, *SIZES])
                 parser.error(f"--sizes: {size!r} is neither four positive numbers N,T,D,H nor one of {known}")

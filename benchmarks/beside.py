@@ -12,12 +12,11 @@ import argparse
 import json
 import subprocess
 import sys
-from statistics import median
-from time import perf_counter, sleep
+from time import sleep
 
 import numpy as np
 
-from . import machine, records
+from . import machine, records, turns
 from .arguments import add_run, check_run
 from .ours import Contender
 from .problems import Problem
@@ -40,46 +39,31 @@ def calls(size, product, seconds):
     """Seconds that each call took."""
     problem = Problem.of(tuple(size), "float32")
     contender = Contender(problem, problem.arrays(), "")
-    factor, taken = np.ones((SIDE, SIDE), np.float32), []
-    contender.inference()
-    end = perf_counter() + seconds
-    while len(taken) < 2 or perf_counter() < end:
-        if product:
-            factor @ factor
-        start = perf_counter()
-        contender.inference()
-        taken.append(perf_counter() - start)
-    return taken
+    factor = np.ones((SIDE, SIDE), np.float32)
+    return turns.taken(contender.inference, seconds, (lambda: factor @ factor) if product else (lambda: None))
 
 
 def measure(size, condition, seconds):
     """The median call of a fresh process."""
     variables, product, busy = CONDITIONS[condition]
-    command = [sys.executable, "-m", "benchmarks.beside", "--one", json.dumps([size, product, seconds])]
     beside = [sys.executable, "-c", "while True: pass"]
     program = subprocess.Popen(beside) if busy else None
     try:
         sleep(0.1 * busy)
         environment = {name: value for name, value in machine.environment().items() if name != TIMEOUT} | variables
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        return turns.ask("beside", condition, [size, product, seconds], environment)
     finally:
         if program:
             program.kill()
             program.wait()
-    if done.returncode:
-        raise SystemExit(f"{condition}: {done.stderr.strip()}")
-    return median(json.loads(done.stdout))
 
 
 def table(found):
     """The records as Markdown."""
-    lines = ["| N,T,D,H | " + " | ".join(CONDITIONS) + " |", "| ---" + " | ---:" * len(CONDITIONS) + " |"]
-    sizes = [tuple(record[letter] for letter in "NTDH") for record in found]
-    for size in dict.fromkeys(sizes):
-        times = {record["beside"]: record["median_s"] for record, of in zip(found, sizes, strict=True) if of == size}
-        cells = (f"{1e3 * times[condition]:.3g}" for condition in CONDITIONS)
-        lines.append(f"| {','.join(map(str, size))} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    of = {(tuple(record[letter] for letter in "NTDH"), record["beside"]): record for record in found}
+    sizes = dict.fromkeys(size for size, _ in of)
+    rows = [(",".join(map(str, size)), [of[size, condition] for condition in CONDITIONS]) for size in sizes]
+    return turns.table("N,T,D,H", list(CONDITIONS), rows)
 
 
 def main(argv=None):
@@ -93,16 +77,12 @@ def main(argv=None):
     check_run(parser, args)
     about, found = machine.describe(), []
     for numbers in args.sizes:
-        taken = {condition: [] for condition in CONDITIONS}
-        for number in range(args.rounds):
-            for condition in CONDITIONS:
-                print(f"{numbers}: round {number + 1} of {args.rounds}, {condition}", file=sys.stderr)
-                taken[condition].append(measure(numbers, condition, args.seconds))
-        common = dict(zip("NTDH", numbers, strict=True))
-        common |= {"size": Problem.of(numbers, "float32").name, "dtype": "float32", "failed": ""}
+        common = dict(zip("NTDH", numbers, strict=True)) | {"size": Problem.of(numbers, "float32").name}
         common |= {"contender": "lstm_xp", "what": "inference", "machine": about}
-        for condition, medians in taken.items():
-            found.append(common | {"beside": condition, "median_s": median(medians), "round_medians_s": medians})
+        measured = turns.rounds(
+            args.rounds, numbers, CONDITIONS, lambda each, numbers=numbers: measure(numbers, each, args.seconds)
+        )
+        found += [common | {"beside": condition} | record for condition, record in measured.items()]
     if args.out:
         records.write(args.out, found)
     print(f"Milliseconds:\n\n{table(found)}")

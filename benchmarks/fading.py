@@ -9,12 +9,9 @@ and of the last one alone. Each contender has processes of its own, in turn; tim
 
 import argparse
 import json
-import subprocess
 import sys
-from statistics import median
-from time import perf_counter
 
-from . import machine, records, rivals
+from . import machine, records, rivals, turns
 from .arguments import add_run, check_run
 from .problems import Problem
 
@@ -31,35 +28,24 @@ def calls(name, size, gradient, seconds):
     if gradient == "of the last output":
         arrays["dh"][:, :-1] = 0
     module, option = rivals.load(name)
-    contender, taken = module.Contender(problem, arrays, option), []
-    contender.training()
-    end = perf_counter() + seconds
-    while len(taken) < 2 or perf_counter() < end:
-        start = perf_counter()
-        contender.training()
-        taken.append(perf_counter() - start)
-    return taken
+    return turns.taken(module.Contender(problem, arrays, option).training, seconds)
 
 
-def measure(*asked):
+def measure(name, size, gradient, seconds):
     """The median call of a fresh process."""
-    command = [sys.executable, "-m", "benchmarks.fading", "--one", json.dumps(asked)]
-    done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{asked[0]}: {done.stderr.strip()}")
-    return median(json.loads(done.stdout))
+    return turns.ask("fading", name, [name, size, gradient, seconds])
+
+
+def _pairs():
+    return [(name, gradient) for name in CONTENDERS for gradient in GRADIENTS]
 
 
 def table(found):
     """The records as Markdown."""
-    columns = [f"{name}, {gradient}" for name in CONTENDERS for gradient in GRADIENTS]
-    lines = ["| N,T,D,H | " + " | ".join(columns) + " |", "| ---" + " | ---:" * len(columns) + " |"]
-    for size in dict.fromkeys(record["size"] for record in found):
-        times = {(record["contender"], record["gradient"]): record["median_s"]
-                 for record in found if record["size"] == size}  # fmt: skip
-        cells = (f"{1e3 * times[name, gradient]:.3g}" for name in CONTENDERS for gradient in GRADIENTS)
-        lines.append(f"| {size} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    sizes = dict.fromkeys(record["size"] for record in found)
+    of = {(record["size"], record["contender"], record["gradient"]): record for record in found}
+    rows = [(size, [of[size, *pair] for pair in _pairs()]) for size in sizes]
+    return turns.table("N,T,D,H", [", ".join(pair) for pair in _pairs()], rows)
 
 
 def main(argv=None):
@@ -73,15 +59,12 @@ def main(argv=None):
     check_run(parser, args)
     about, found = machine.describe(), []
     for size in args.sizes:
-        taken = {(name, gradient): [] for name in CONTENDERS for gradient in GRADIENTS}
-        for number in range(args.rounds):
-            for (name, gradient), medians in taken.items():
-                print(f"{size}: round {number + 1} of {args.rounds}, {name}, {gradient}", file=sys.stderr)
-                medians.append(measure(name, size, gradient, args.seconds))
-        common = dict(zip("NTDH", size, strict=True)) | {"size": ",".join(map(str, size)), "dtype": "float32"}
-        for (name, gradient), medians in taken.items():
-            record = {"contender": name, "what": "training", "gradient": gradient, "failed": "", "machine": about}
-            found.append(common | record | {"median_s": median(medians), "round_medians_s": medians})
+        common = dict(zip("NTDH", size, strict=True)) | {"size": ",".join(map(str, size)), "machine": about}
+        measured = turns.rounds(
+            args.rounds, size, _pairs(), lambda pair, size=size: measure(pair[0], size, pair[1], args.seconds)
+        )
+        for (name, gradient), record in measured.items():
+            found.append(common | {"contender": name, "what": "training", "gradient": gradient} | record)
     if args.out:
         records.write(args.out, found)
     print(f"Milliseconds:\n\n{table(found)}")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import beside, records
+from benchmarks import beside, records, turns
 
 
 def test_a_run(tmp_path, capsys):
@@ -40,7 +40,7 @@ def test_a_product_comes_before_each_call_and_is_not_timed(monkeypatch, product)
 
     monkeypatch.setattr(beside, "Contender", Contender)
     monkeypatch.setattr(beside, "np", SimpleNamespace(ones=lambda *arguments: Factor(), float32=None))
-    monkeypatch.setattr(beside, "perf_counter", clock)
+    monkeypatch.setattr(turns, "perf_counter", clock)
     taken = beside.calls([1, 2, 3, 4], product, 0)
     one = ["product"] * product + ["clock", "call", "clock"]
     assert events == ["call", "clock", *one, *one, "clock"]
@@ -69,7 +69,8 @@ def test_what_is_beside_a_process(monkeypatch, condition):
         return SimpleNamespace(returncode=0, stdout="[3.0, 1.0, 2.0]")
 
     monkeypatch.setenv(beside.TIMEOUT, "30")
-    monkeypatch.setattr(beside, "subprocess", SimpleNamespace(Popen=Program, run=run))
+    monkeypatch.setattr(beside, "subprocess", SimpleNamespace(Popen=Program))
+    monkeypatch.setattr(turns, "subprocess", SimpleNamespace(run=run))
     assert beside.measure((1, 2, 3, 4), condition, 0) == 2.0
     assert environments[0].get(beside.TIMEOUT) == ("20" if "TIMEOUT" in condition else None)
     assert alive == [[True] if "program" in condition else []]

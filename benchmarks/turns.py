@@ -1,0 +1,53 @@
+"""What programs share that measure each of several things in processes of its own, in turn."""
+
+import json
+import subprocess
+import sys
+from statistics import median
+from time import perf_counter
+
+from . import machine
+
+
+def taken(call, seconds, before=lambda: None):
+    """Seconds that each of many calls took, two at least; what comes before each is not timed."""
+    call()
+    times, end = [], perf_counter() + seconds
+    while len(times) < 2 or perf_counter() < end:
+        before()
+        start = perf_counter()
+        call()
+        times.append(perf_counter() - start)
+    return times
+
+
+def ask(program, who, asked, environment=None):
+    """The median of the times that a fresh process of a program prints, which is asked by --one."""
+    command = [sys.executable, "-m", f"benchmarks.{program}", "--one", json.dumps(asked)]
+    done = subprocess.run(command, env=environment or machine.environment(), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{who}: {done.stderr.strip()}")
+    return median(json.loads(done.stdout))
+
+
+def rounds(count, size, things, measure):
+    """For each thing, what `measure(thing)` found in so many rounds, for a record."""
+    found = {thing: [] for thing in things}
+    for number in range(count):
+        for thing, medians in found.items():
+            words = thing if isinstance(thing, str) else ", ".join(thing)
+            print(f"{size}: round {number + 1} of {count}, {words}", file=sys.stderr)
+            medians.append(measure(thing))
+    return {
+        thing: {"median_s": median(medians), "round_medians_s": medians, "failed": "", "dtype": "float32"}
+        for thing, medians in found.items()
+    }
+
+
+def table(first, columns, rows):
+    """Markdown of milliseconds: for each row its name, and the record of each column, or None."""
+    lines = [f"| {first} | " + " | ".join(columns) + " |", "| ---" + " | ---:" * len(columns) + " |"]
+    for name, records in rows:
+        cells = ("-" if record is None else f"{1e3 * record['median_s']:.3g}" for record in records)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
