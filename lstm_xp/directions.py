@@ -21,3 +21,9 @@ def backward_direction(dy, dh_n, dc_n, cache, *, need_dx=True):
         return variants.backward(dy, dh_n, dc_n, cache, need_dx=need_dx)
     found = sequence.lstm_backward(dy, cache, dh_n=dh_n, dc_n=dc_n, need_dx=need_dx)
     return found.dx, found.dh0, found.dc0, Direction(found.dWx, found.dWh, found.db)
+
+
+def backward_steps(dy, dh_n, dc_n, cache):
+    """Gradients at every step, in the caller's order of time: of the pre-activations (N, T, 4H), of h and of c."""
+    kind = variants if isinstance(cache, variants.VariantCache) else stages
+    return kind.backward_steps(dy, dh_n, dc_n, cache)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, parameters, streaming, variants
+from . import backpropagation, checks, parameters, streaming, variants
 from . import masks as random_masks
 from .activations import activation
 from .checks import Array
 from .configuration import check_configuration
-from .directions import backward_direction, forward_direction
+from .directions import forward_direction
 from .masks import Masks
 from .parameters import Direction, Expected, State
 from .records import LayerCache, LayerGradients
@@ -282,7 +282,7 @@ class LSTM:
         for layer in range(self.num_layers):
             features = random_masks.apply(masks.on_input(layer), features, lengths, xp)
             outputs = []
-            for k in self._indices(layer):
+            for k in parameters.indices(self, layer):
                 h0, c0 = (None, None) if state is None else (part[k, ...] for part in state)
                 y, cache = forward_direction(
                     params[k], features, h0, c0, self.cell, masks.of(k), xp, lengths=lengths,
@@ -333,40 +333,7 @@ class LSTM:
         if not isinstance(cache, LayerCache) or cache.network != self:
             found = f"that of {cache.network}" if isinstance(cache, LayerCache) else type(cache).__name__
             raise ValueError(f"{function}: cache must come from this network's forward; got {found}.")
-        if cache.x is None:
-            raise ValueError(f"{function}: the cache was made with training=False, which keeps nothing for backward.")
-        xp, (N, T, _) = checks.namespace(cache.x), cache.x.shape
-        dh, dc = (None, None) if dstate is None else dstate
-        if dstate is not None:
-            parameters.check_state(function, self, dstate, N, "dstate")
-        width = self.num_directions * self.output_size
-        size = (T, N, width) if self.time_major else (N, T, width)
-        letters = "(T, N, directions * R)" if self.time_major else "(N, T, directions * R)"
-        rules = {"dy": (letters, size)}
-        rules |= {f"d{part} of dstate": rule for part, rule in parameters.state_shapes(self, N).items()}
-        given = {"dy": dy, "dh of dstate": dh, "dc of dstate": dc}
-        checks.cotangents(function, given, rules, cache.x, f"x {tuple(cache.x.shape)}")
-
-        masks, R = cache.masks, self.output_size
-        dx = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy
-        dparams, dh0, dc0 = {}, {}, {}
-        for layer in reversed(range(self.num_layers)):
-            down, parts, wanted = dx, [], need_dx or layer > 0
-            for place, k in enumerate(self._indices(layer)):
-                part = down if down is None or not self.bidirectional else down[..., place * R : (place + 1) * R]
-                dh_n, dc_n = (None if v is None else v[k, ...] for v in (dh, dc))
-                one, dh0[k], dc0[k], found = backward_direction(part, dh_n, dc_n, cache.directions[k], need_dx=wanted)
-                dparams[k] = found if self.bias else found._replace(b=None)
-                parts.append(one)
-            if wanted:
-                dx = sum(parts[1:], start=parts[0])
-                for mask in masks.on_input(layer):
-                    dx = random_masks.times(dx, mask, xp)
-        if need_dx:
-            dx = xp.permute_dims(dx, (1, 0, 2)) if self.time_major else dx
-        order = range(len(dparams))
-        dstate = parameters.stacked([dh0[k] for k in order], [dc0[k] for k in order], xp)
-        return LayerGradients(dx if need_dx else None, dstate, tuple(dparams[k] for k in order))
+        return backpropagation.backward(function, dy, cache, dstate, need_dx)
 
     def step(self, params: Sequence[Direction], x_t: Array, state: State | None = None) -> tuple[Array, State]:
         """One time step of a stream: fed step by step, a sequence gives what `forward` gives for the whole.
@@ -420,10 +387,6 @@ class LSTM:
             raise ValueError(f"{function}: {name} must have shape {letters} with D = {size}; got {found}.{hint}")
         v = xp.permute_dims(v, (1, 0, 2)) if self.time_major else v
         return v, v.shape[0], v.shape[1]
-
-    def _indices(self, layer):
-        """The places of a layer's directions among the parameters."""
-        return range(layer * self.num_directions, (layer + 1) * self.num_directions)
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)
