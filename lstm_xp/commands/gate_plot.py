@@ -17,12 +17,15 @@ MAPS = {
     "g": "candidate g",
     "c": "cell state c",
 }
+GRADIENTS = {"dh": "gradient of h", "dc": "gradient of c"}
+DECADES = 6  # of the gradients that are told apart
+EXTEND = {"c": "both", "dh": "min", "dc": "min"}
 LEFT = {"i": "below 0.1", "f": "below 0.1", "o": "below 0.1", "g": "below -0.9"}
 SIGNS = {" ": "␣", "\n": "↵", "\t": "→"}
 UNKNOWN = "·"
 
 
-def draw(kind, title, trace, text, place, names, shares, units, steps):
+def draw(kind, title, trace, text, place, names, shares, units, steps, gradients=None):
     """The picture as bytes.
 
     Parameters
@@ -41,6 +44,8 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
         Of all layers and directions.
     units, steps : int
         The most that are drawn.
+    gradients : GradientTrace or None
+        Of the same layer, direction and row: drawn, too, where given.
     """
     # The figure is made without pyplot, which would look for a display.
     from matplotlib.figure import Figure
@@ -51,27 +56,32 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
     steps = min(steps, total)
     with_text = text is not None and steps <= MOST_CHARACTERS
     width = max(NARROWEST, min(steps, MOST_CHARACTERS if with_text else 100) * STEP + BESIDE)
-    heights = [max(0.9, len(order) * LINE)] * len(MAPS)
-    figure = Figure(figsize=(width, sum(heights) + 0.3 * len(MAPS) + 4.2), dpi=110, layout="constrained")
-    maps, below = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.3 * len(MAPS) + 0.9, 3.3])
+    height = (max(0.9, len(order) * LINE) + 0.3) * (len(MAPS) + (gradients is not None) * len(GRADIENTS))
+    figure = Figure(figsize=(width, height + 4.2), dpi=110, layout="constrained")
+    maps, below = figure.subfigures(2, 1, height_ratios=[height + 0.9, 3.3])
     shown = f"{steps} of {total} steps" if steps < total else f"{steps} step{'s' * (steps > 1)}"
     drawn = f"{len(order)} of {hidden} units" if len(order) < hidden else f"{hidden} unit{'s' * (hidden > 1)}"
     maps.suptitle(
         f"{_drawable(title)}: {shown}, {drawn}, longest memory on top", fontsize=11, family=MONO, parse_math=False
     )
     labels = _signs(text[:steps]) if with_text else None
-    _heat_maps(maps, trace, order, steps, labels)
+    _heat_maps(maps, trace, order, steps, labels, gradients)
     _saturation(below, place, names, shares, total)
     picture = io.BytesIO()
     figure.savefig(picture, format=kind)
     return picture.getvalue()
 
 
-def _heat_maps(figure, trace, order, steps, labels):
-    every = figure.subplots(len(MAPS), 1, sharex=True)
-    for axes, (name, about) in zip(every, MAPS.items(), strict=True):
-        values = getattr(trace, name)[0, :steps, :][:, order].T
-        if name in "ifo":
+def _heat_maps(figure, trace, order, steps, labels, gradients):
+    shown = MAPS if gradients is None else MAPS | GRADIENTS
+    every = figure.subplots(len(shown), 1, sharex=True)
+    for axes, (name, about) in zip(every, shown.items(), strict=True):
+        values = getattr(trace if name in MAPS else gradients, name)[0, :steps, :][:, order].T
+        if name in GRADIENTS:
+            values = np.log10(np.maximum(np.abs(values), np.finfo(values.dtype).smallest_normal))
+            style = {"cmap": "inferno", "vmin": values.max() - DECADES, "vmax": values.max()}
+            axes.set_title("log10 of the gradient of the last byte's loss", fontsize=8, loc="left")
+        elif name in "ifo":
             style = {"cmap": "viridis", "vmin": 0, "vmax": 1}
         elif name == "g":
             style = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
@@ -80,7 +90,7 @@ def _heat_maps(figure, trace, order, steps, labels):
             bound = float(np.percentile(np.abs(values), 95)) or 1.0
             style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
         image = axes.imshow(values, aspect="auto", interpolation="nearest", **style)
-        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, extend="both" if name == "c" else "neither")
+        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, extend=EXTEND.get(name, "neither"))
         bar.ax.tick_params(labelsize=7)
         axes.set_ylabel(about, fontsize=9)
         apart = -(-len(order) // 16)  # every n-th unit has its number
