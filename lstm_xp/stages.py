@@ -142,7 +142,7 @@ def backward_steps(dh, dh_n, dc_n, cache):
     *_, c0 = _states(cache.h0, cache.c0, cache.h_n.shape, *conversions(cache.x, xp), timeline, cache.x)
     gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
     entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
-    steps = engines.load("array_api").steps_backward(*entering, gates, c, c0, cache.Wh)
+    steps = engines.load("array_api").backward_steps(*entering, gates, c, c0, cache.Wh)
     return timeline.restored([step[:3] for step in steps][::-1])
 
 

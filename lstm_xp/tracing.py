@@ -124,8 +124,8 @@ def traces(cache: Any) -> tuple[Trace, ...]:
 def gradient_traces(dy: Array | None, cache: Any, *, dstate: State | None = None) -> tuple[GradientTrace, ...]:
     r"""The gradients that flow back through a network, at every step: where they vanish, where they explode.
 
-    With dy_t the gradient of a direction's output at step t, which has that of the final state in it at the last step,
-    the plain cell's are:
+    With dy_t the gradient of a direction's output at step t, and t + 1 the step taken after it, those of the plain cell
+    are (at the last step, the gradients of the final state stand in place of what comes from t + 1):
 
     .. math::
         dh_t &= dy_t + da_{t+1} W_h^T, \qquad
@@ -170,11 +170,11 @@ def gradient_traces(dy: Array | None, cache: Any, *, dstate: State | None = None
     -----
     da are the gradients of what the activations are given: x Wx + h Wh + b, with layer normalisation and peepholes,
     before it is clipped. With coupled gates, da_f is 0, and da_i has all of it. dh is that of h after a projection and
-    before its recurrent dropout. With zoneout, c and h are the states that the next step sees, as in `traces`: nothing
-    comes to such a c by way of its h, which is made of the cell state before zoneout.
+    before its recurrent dropout. With zoneout, c and h are the states that the next step sees, as in `traces`. If it is
+    one of c, nothing comes to c by way of the same step's h, which is made of the cell state before zoneout.
 
-    Cost: that of two backward passes, step by step in the terms of the array library; engines have no part in the steps
-    shown.
+    Cost: that of `LSTM.backward` (not for `lstm_forward`), and of a second backward pass, step by step in the terms of
+    the array library, whichever engine ran.
 
     References
     ----------

@@ -32,13 +32,13 @@ def forward(a, h0, c0, Wh, *, keep):
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
     all_da = []
-    for step in steps_backward(dh, dh_n, dc_n, gates, c, c0, Wh):
+    for step in backward_steps(dh, dh_n, dc_n, gates, c, c0, Wh):
         da, _, _, dh0, dc0 = step
         all_da.append(da)
     return checks.namespace(gates).stack(all_da[::-1]), dh0, dc0
 
 
-def steps_backward(dh, dh_n, dc_n, gates, c, c0, Wh):
+def backward_steps(dh, dh_n, dc_n, gates, c, c0, Wh):
     """From the last step to the first: da, all that reaches its h and its c, and what goes on to the h and c before."""
     xp = checks.namespace(gates)
     weights = xp.astype(Wh, c.dtype, copy=False)
