@@ -11,7 +11,7 @@ from .parameters import Direction, State
 from .recording import Recorded, recorded
 from .records import LayerCache, LayerGradients, SequenceCache, SequenceGradients
 from .sequence import explain, lstm_backward, lstm_forward
-from .tracing import Saturation, Shares, Trace, saturation, traces
+from .tracing import GradientTrace, Saturation, Shares, Trace, gradient_traces, saturation, traces
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ __all__ = [
     "LSTM",
     "Direction",
     "EngineError",
+    "GradientTrace",
     "LayerCache",
     "LayerGradients",
     "Masks",
@@ -33,6 +34,7 @@ __all__ = [
     "Trace",
     "explain",
     "freeze",
+    "gradient_traces",
     "lstm_backward",
     "lstm_forward",
     "lstm_step_backward",

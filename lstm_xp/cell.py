@@ -44,7 +44,7 @@ def cell_forward(a, prev_c, xp):
 
 
 def cell_backward(dh, dc, gates, prev_c, c, xp):
-    """Gradients of h and c -> gradients of the pre-activations (N, 4H) and of the previous cell state."""
+    """Gradients of h and c -> of the pre-activations (N, 4H), of c with what reaches it by h, of the previous c."""
     i, f, o, g = gates
     tanh_c = xp.tanh(c)
     dc = dc + dh * o * (1 - tanh_c * tanh_c)
@@ -52,7 +52,7 @@ def cell_backward(dh, dc, gates, prev_c, c, xp):
     da_f = dc * prev_c * f * (1 - f)
     da_o = dh * tanh_c * o * (1 - o)
     da_g = dc * i * (1 - g * g)
-    return xp.concat([da_i, da_f, da_o, da_g], axis=-1), dc * f
+    return xp.concat([da_i, da_f, da_o, da_g], axis=-1), dc, dc * f
 
 
 class StepCache(NamedTuple):
@@ -224,7 +224,7 @@ def lstm_step_backward(dnext_h: Array | None, dnext_c: Array | None, cache: Step
     wide, narrow = conversions(x, xp)
     dh = xp.zeros_like(c) if dnext_h is None else wide(dnext_h)
     dc = xp.zeros_like(c) if dnext_c is None else wide(dnext_c)
-    da, dprev_c = cell_backward(dh, dc, (i, f, o, g), wide(prev_c), c, xp)
+    da, _, dprev_c = cell_backward(dh, dc, (i, f, o, g), wide(prev_c), c, xp)
     gradients = StepGradients(
         dx=xp.matmul(da, wide(Wx).T),
         dprev_h=xp.matmul(da, wide(Wh).T),

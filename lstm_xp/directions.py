@@ -40,17 +40,12 @@ def forward_layer(
     return _side_by_side([h for h, _ in found], xp) if y is None else y, [cache for _, cache in found]
 
 
-def backward_layer(dy, states, caches, *, need_dx):
+def backward_layer(outer, caches, *, need_dx):
     """dx (None if not needed), and of each direction the gradients of h0, c0 and the parameters.
 
-    dy (N, T, directions * R) or None. Of each direction: the gradients of h_n and c_n, and its cache.
+    Of each direction: the gradients of h (N, T, R), h_n and c_n, each an array or None, and its cache.
     """
-    R = None if dy is None else dy.shape[2] // len(caches)
-    parts = [None if dy is None else dy[..., k * R : (k + 1) * R] for k in range(len(caches))]
-    runs = [
-        partial(_backward_direction, part, *state, cache, need_dx)
-        for part, state, cache in zip(parts, states, caches, strict=True)
-    ]
+    runs = [partial(_backward_direction, *given, cache, need_dx) for given, cache in zip(outer, caches, strict=True)]
     if any(isinstance(cache, variants.VariantCache) for cache in caches):
         found = [run() for run in runs]
     else:
@@ -73,3 +68,9 @@ def _backward_direction(dy, dh_n, dc_n, cache, need_dx):
 
 def _side_by_side(outputs, xp):
     return xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
+
+
+def backward_steps(dy, dh_n, dc_n, cache):
+    """Gradients at every step, in the caller's order of time: of the pre-activations (N, T, 4H), of h and of c."""
+    kind = variants if isinstance(cache, variants.VariantCache) else stages
+    return kind.backward_steps(dy, dh_n, dc_n, cache)

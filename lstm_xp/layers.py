@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from . import checks, parameters, streaming, variants
+from . import backpropagation, checks, parameters, streaming, variants
 from . import masks as random_masks
 from .activations import activation
 from .checks import Array
 from .configuration import check_configuration
-from .directions import backward_layer, forward_layer
+from .directions import forward_layer
 from .masks import Masks
 from .parameters import Direction, Expected, State
 from .records import LayerCache, LayerGradients
@@ -281,9 +281,9 @@ class LSTM:
         caches, features = [], x
         for layer in range(self.num_layers):
             features = random_masks.apply(masks.on_input(layer), features, lengths, xp)
-            ks = self._indices(layer)
+            ks = parameters.indices(self, layer)
             features, found = forward_layer(
-                [params[k] for k in ks], features, self._states(state, ks), self.cell,
+                [params[k] for k in ks], features, parameters.states_of(state, ks), self.cell,
                 [masks.of(k) for k in ks], [self._reversed(k) for k in ks], xp,
                 lengths=lengths, training=training, engine=self.engine, precision=self.precision,
             )  # fmt: skip
@@ -328,34 +328,7 @@ class LSTM:
         if not isinstance(cache, LayerCache) or cache.network != self:
             found = f"that of {cache.network}" if isinstance(cache, LayerCache) else type(cache).__name__
             raise ValueError(f"{function}: cache must come from this network's forward; got {found}.")
-        if cache.x is None:
-            raise ValueError(f"{function}: the cache was made with training=False, which keeps nothing for backward.")
-        xp, (N, T, _) = checks.namespace(cache.x), cache.x.shape
-        dh, dc = (None, None) if dstate is None else dstate
-        if dstate is not None:
-            parameters.check_state(function, self, dstate, N, "dstate")
-        width = self.num_directions * self.output_size
-        size = (T, N, width) if self.time_major else (N, T, width)
-        letters = "(T, N, directions * R)" if self.time_major else "(N, T, directions * R)"
-        rules = {"dy": (letters, size)}
-        rules |= {f"d{part} of dstate": rule for part, rule in parameters.state_shapes(self, N).items()}
-        given = {"dy": dy, "dh of dstate": dh, "dc of dstate": dc}
-        checks.cotangents(function, given, rules, cache.x, f"x {tuple(cache.x.shape)}")
-
-        dx, found = xp.permute_dims(dy, (1, 0, 2)) if self.time_major and dy is not None else dy, []
-        for layer in reversed(range(self.num_layers)):
-            ks, wanted = self._indices(layer), need_dx or layer > 0
-            directions = [cache.directions[k] for k in ks]
-            dx, those = backward_layer(dx, self._states(dstate, ks), directions, need_dx=wanted)
-            found = those + found
-            for mask in cache.masks.on_input(layer) if wanted else ():
-                dx = random_masks.times(dx, mask, xp)
-        if need_dx:
-            dx = xp.permute_dims(dx, (1, 0, 2)) if self.time_major else dx
-        dh0, dc0, dparams = zip(*found, strict=True)
-        if not self.bias:
-            dparams = tuple(d._replace(b=None) for d in dparams)
-        return LayerGradients(dx, parameters.stacked(dh0, dc0, xp), dparams)
+        return backpropagation.backward(function, dy, cache, dstate, need_dx)
 
     def step(self, params: Sequence[Direction], x_t: Array, state: State | None = None) -> tuple[Array, State]:
         """One time step of a stream: fed step by step, a sequence gives what `forward` gives for the whole.
@@ -409,15 +382,6 @@ class LSTM:
             raise ValueError(f"{function}: {name} must have shape {letters} with D = {size}; got {found}.{hint}")
         v = xp.permute_dims(v, (1, 0, 2)) if self.time_major else v
         return v, v.shape[0], v.shape[1]
-
-    def _indices(self, layer):
-        """The places of a layer's directions among the parameters."""
-        return range(layer * self.num_directions, (layer + 1) * self.num_directions)
-
-    def _states(self, state, places):
-        """h and c of some directions, each None where it is not given."""
-        h, c = (None, None) if state is None else state
-        return [(None if h is None else h[k, ...], None if c is None else c[k, ...]) for k in places]
 
     def _reversed(self, index):
         return self.reverse or (self.bidirectional and index % 2 == 1)

@@ -61,6 +61,17 @@ def stacked(all_h, all_c, xp):
     return State(*(xp.concat([v[None, ...] for v in part]) for part in (all_h, all_c)))
 
 
+def indices(network, layer):
+    """The places of a layer's directions among the parameters."""
+    return range(layer * network.num_directions, (layer + 1) * network.num_directions)
+
+
+def states_of(state, places):
+    """h and c at these places of a state, each None where it is not given."""
+    h, c = (None, None) if state is None else state
+    return [(None if h is None else h[k, ...], None if c is None else c[k, ...]) for k in places]
+
+
 def shapes(network, layer):
     """The parameters that one direction of a layer has: name -> (its shape in letters, its shape in numbers)."""
     H, R = network.hidden_size, network.output_size
@@ -210,11 +221,16 @@ def check_parameters(function, network, params):
     return arrays
 
 
-def check_state(function, network, state, N, name="state"):
-    """Check a pair (h, c); return its arrays by the names that messages call them by."""
+def check_pair(function, state, name):
+    """Check that a state has two parts, and return it."""
     if not isinstance(state, tuple | list) or len(state) != 2:
         raise TypeError(f"{function}: {name} must be a pair (h, c); got {type(state).__name__}.")
-    arrays = dict(zip(("h", "c"), state, strict=True))
+    return state
+
+
+def check_state(function, network, state, N, name="state"):
+    """Check a pair (h, c); return its arrays by the names that messages call them by."""
+    arrays = dict(zip(("h", "c"), check_pair(function, state, name), strict=True))
     if name == "state" and any(array is None for array in arrays.values()):
         raise TypeError(f"{function}: {name} must have both h and c; got None for one. Pass state=None for zeros.")
     for part, (letters, numbers) in state_shapes(network, N).items():

@@ -194,21 +194,22 @@ def lstm_backward(
     """
     if not isinstance(cache, SequenceCache):
         raise TypeError(f"lstm_backward: cache must come from lstm_forward; got {type(cache).__name__}.")
+    check_gradients("lstm_backward", {"dh": dh, "dh_n": dh_n, "dc_n": dc_n}, cache)
+    return stages.backward(dh, dh_n, dc_n, cache, need_dx)
+
+
+def check_gradients(function, given, cache):
+    """Check the gradients of h, h_n and c_n, by the names that messages call them by, and that the cache was kept."""
     if cache.gates is None:
         raise ValueError(
-            "lstm_backward: the cache was made with training=False, which keeps nothing for backward; "
+            f"{function}: the cache was made with training=False, which keeps nothing for backward; "
             "call lstm_forward with training=True."
         )
     x, Wh = cache.x, cache.Wh
     (N, T, D), H = x.shape, Wh.shape[0]
-    checks.cotangents(
-        "lstm_backward",
-        {"dh": dh, "dh_n": dh_n, "dc_n": dc_n},
-        {"dh": ("(N, T, H)", (N, T, H)), "dh_n": ("(N, H)", (N, H)), "dc_n": ("(N, H)", (N, H))},
-        x,
-        f"x {(N, T, D)} and Wh {tuple(Wh.shape)}",
-    )
-    return stages.backward(dh, dh_n, dc_n, cache, need_dx)
+    shapes = ("(N, T, H)", (N, T, H)), ("(N, H)", (N, H)), ("(N, H)", (N, H))
+    rules = dict(zip(given, shapes, strict=True))
+    checks.cotangents(function, given, rules, x, f"x {(N, T, D)} and Wh {tuple(Wh.shape)}")
 
 
 def explain(

@@ -138,6 +138,22 @@ def backward(dh, dh_n, dc_n, cache, need_dx):
     return SequenceGradients(dx, narrow(dh0), narrow(dWx), narrow(dWh), narrow(db), narrow(dc0))
 
 
+def backward_steps(dh, dh_n, dc_n, cache):
+    """da (N, T, 4H), and all that reaches h and c (N, T, H), at each step: arguments as in `lstm_backward`.
+
+    By the reference's recurrence, whichever engine ran: others have da only.
+    """
+    xp = checks.namespace(cache.x)
+    if cache.x.shape[1] == 0:
+        return tuple(xp.zeros_like(v) for v in (cache.gates, cache.c, cache.c))
+    timeline = Timeline.of(cache.x, cache.lengths, cache.reverse, xp)
+    *_, c0 = _states(cache.h0, cache.c0, cache.h_n.shape, *conversions(cache.x, xp), timeline, cache.x)
+    gates, c = xp.permute_dims(cache.gates, (1, 0, 2)), xp.permute_dims(cache.c, (1, 0, 2))
+    entering = _enter(dh, dh_n, dc_n, c, timeline, xp)
+    steps = engines.load("array_api").backward_steps(*entering, gates, c, c0, cache.Wh)
+    return timeline.restored([step[:3] for step in steps][::-1])
+
+
 def _states(h0, c0, shape, wide, narrow, timeline, x):
     """The initial state as given (zeros for None), and as the recurrence starts: zeros for rows without steps."""
     xp = timeline.xp

@@ -50,6 +50,10 @@ class Timeline(NamedTuple):
             v = self.xp.flip(v, axis=0)
         return self.xp.permute_dims(v, (1, 0, 2))
 
+    def restored(self, steps):
+        """The same of several arrays at once, given step by step: T tuples of (N, K), in the order of processing."""
+        return tuple(self.restore(self.xp.stack(parts)) for parts in zip(*steps, strict=True))
+
     def put(self, v, out, start):
         """Write v, the steps from `start` on, to where they stand in out (T, N, K), which is in the caller's order."""
         stop = start + v.shape[0]

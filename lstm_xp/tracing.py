@@ -1,10 +1,13 @@
-"""What went on inside a network: every gate of every layer and step, and how often the gates saturate."""
+"""What went on inside a network: every gate of every layer and step, how often the gates saturate, every gradient."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import checks
+from . import backpropagation, checks, sequence
+from .cell import split
 from .checks import Array
+from .directions import backward_steps
+from .parameters import State, check_pair
 from .records import LayerCache, SequenceCache
 from .timeline import Timeline
 from .variants import VariantCache
@@ -23,6 +26,23 @@ class Trace(NamedTuple):
     g: Array
     c: Array
     h: Array
+    lengths: Array | None = None
+
+
+class GradientTrace(NamedTuple):
+    """The gradients of a loss in one direction of one layer, laid out like its `Trace`; zeros behind the lengths.
+
+    da_i, da_f, da_o, da_g (N, T, H): with respect to the pre-activations of the gates and of the candidate.
+    dc (N, T, H), dh (N, T, R): with respect to cell and hidden state, all that reaches them from this step and later
+    ones.
+    """
+
+    da_i: Array
+    da_f: Array
+    da_o: Array
+    da_g: Array
+    dc: Array
+    dh: Array
     lengths: Array | None = None
 
 
@@ -94,14 +114,102 @@ def traces(cache: Any) -> tuple[Trace, ...]:
     (True, True)
     """
     if not isinstance(cache, LayerCache | SequenceCache | VariantCache):
-        raise TypeError(
-            "traces: cache must be what LSTM.forward or lstm_forward returned last (LayerCache, SequenceCache); "
-            f"got {type(cache).__name__}."
-        )
+        raise _no_cache("traces", cache)
     directions = cache.directions if isinstance(cache, LayerCache) else (cache,)
     if any(each.gates is None for each in directions):
         raise ValueError("traces: the cache was made with training=False, which keeps no gates: use training=True.")
     return tuple(_trace(each) for each in directions)
+
+
+def gradient_traces(dy: Array | None, cache: Any, *, dstate: State | None = None) -> tuple[GradientTrace, ...]:
+    r"""The gradients that flow back through a network, at every step: where they vanish, where they explode.
+
+    With dy_t the gradient of a direction's output at step t, and t + 1 the step taken after it, those of the plain cell
+    are (at the last step, the gradients of the final state stand in place of what comes from t + 1):
+
+    .. math::
+        dh_t &= dy_t + da_{t+1} W_h^T, \qquad
+        dc_t = dh_t \odot o_t \odot (1 - \tanh^2 c_t) + dc_{t+1} \odot f_{t+1} \\
+        da_i &= dc_t \odot g \odot i (1 - i), \qquad da_f = dc_t \odot c_{t-1} \odot f (1 - f) \\
+        da_o &= dh_t \odot \tanh(c_t) \odot o (1 - o), \qquad da_g = dc_t \odot i \odot (1 - g^2)
+
+    Parameters
+    ----------
+    dy : array, or None
+        Gradient of the loss with respect to the output, as `LSTM.backward` and `lstm_backward` take it (like the
+        output, also where the network is ``time_major``). None for zeros.
+    cache : LayerCache or SequenceCache
+        What `LSTM.forward` or `lstm_forward` returned with ``training=True``. It is not modified.
+    dstate : (dh, dc), or None
+        Gradients with respect to the final state, each an array or None for zeros: laid out as the state of
+        `LSTM.forward`; of `lstm_forward`, dh_n and dc_n (N, H). One of dy, dh, dc must be given.
+
+    Returns
+    -------
+    tuple of GradientTrace
+        One for each layer and direction, in the order of the parameters (`lstm_xp.parameters`); one alone for
+        `lstm_forward`. Its arrays are (N, T, H), dh is (N, T, R), also where the network is ``time_major``. Step t is
+        that of the caller's x in both directions; behind the lengths there are zeros. Library and device are the
+        caller's, the dtype is the one that they were computed in: float32 for half types.
+
+    Raises
+    ------
+    TypeError
+        If cache is something else, dstate is no pair, or the library or dtype of a gradient is not that of the forward
+        pass.
+    ValueError
+        If a gradient's shape or device is not that of the forward pass, none is given, or the cache was made with
+        ``training=False``.
+
+    See Also
+    --------
+    traces : the gates and states themselves, which dc and dh belong to.
+    LSTM.backward, lstm_backward : the gradients of parameters and inputs, which are sums and products of these.
+
+    Notes
+    -----
+    da are the gradients of what the activations are given: x Wx + h Wh + b, with layer normalisation and peepholes,
+    before it is clipped. With coupled gates, da_f is 0, and da_i has all of it. dh is that of h after a projection and
+    before its recurrent dropout. With zoneout, c and h are the states that the next step sees, as in `traces`. If it is
+    one of c, nothing comes to c by way of the same step's h, which is made of the cell state before zoneout.
+
+    Cost: that of `LSTM.backward` (not for `lstm_forward`), and of a second backward pass, step by step in the terms of
+    the array library, whichever engine ran.
+
+    References
+    ----------
+    .. [1] S. Hochreiter, Y. Bengio, P. Frasconi, J. Schmidhuber, "Gradient Flow in Recurrent Nets: the Difficulty of
+       Learning Long-Term Dependencies", in: A Field Guide to Dynamical Recurrent Neural Networks, IEEE Press, 2001.
+    .. [2] R. Pascanu, T. Mikolov, Y. Bengio, "On the Difficulty of Training Recurrent Neural Networks", ICML 2013.
+
+    Examples
+    --------
+    How much of the gradient of the last output is left at each step before:
+
+    >>> import numpy as np
+    >>> from lstm_xp import LSTM, gradient_traces
+    >>> network = LSTM(3, 4, forget_bias=0.0)
+    >>> x = np.random.default_rng(0).standard_normal((2, 6, 3), dtype=np.float32)
+    >>> y, state, cache = network.forward(network.init(), x)
+    >>> dy = np.zeros_like(y)
+    >>> dy[:, -1] = 1
+    >>> (found,) = gradient_traces(dy, cache)
+    >>> found.dh.shape, found.da_f.shape
+    ((2, 6, 4), (2, 6, 4))
+    >>> norms = np.linalg.norm(found.dc, axis=(0, 2))
+    >>> bool(np.all(norms[1:] > norms[:-1]))
+    True
+    """
+    if isinstance(cache, LayerCache):
+        entering = {}
+        backpropagation.backward("gradient_traces", dy, cache, dstate, False, entering)
+        return tuple(_gradient_trace(*entering[k], each) for k, each in enumerate(cache.directions))
+    if not isinstance(cache, SequenceCache):
+        raise _no_cache("gradient_traces", cache)
+    dh, dc = (None, None) if dstate is None else check_pair("gradient_traces", dstate, "dstate")
+    given = {"dy": dy, "dh of dstate": dh, "dc of dstate": dc}
+    sequence.check_gradients("gradient_traces", given, cache)
+    return (_gradient_trace(dy, dh, dc, cache),)
 
 
 def saturation(
@@ -178,6 +286,18 @@ def saturation(
         return Shares(share(gate < lowest), share(gate > high))
 
     return Saturation(shares(trace.i, low), shares(trace.f, low), shares(trace.o, low), shares(trace.g, -high))
+
+
+def _no_cache(function, given):
+    return TypeError(
+        f"{function}: cache must be what LSTM.forward or lstm_forward returned last (LayerCache, SequenceCache); "
+        f"got {type(given).__name__}."
+    )
+
+
+def _gradient_trace(dy, dh_n, dc_n, cache):
+    da, dh, dc = backward_steps(dy, dh_n, dc_n, cache)
+    return GradientTrace(*split(da), dc, dh, cache.lengths)
 
 
 def _trace(cache):

@@ -170,8 +170,9 @@ def step(a, prev_h, prev_c, p, cell, masks, xp):
 def step_backward(dh, dc, slopes, p, masks, xp):
     """The reverse of `step`: gradients of the states after a step -> of those before it, and of what lies between.
 
-    dz (N, 4H) are the gradients of the pre-activations, dr those of h Wh before its normalisation, dout of h as the
-    cell computed it, dseen of the cell state as its output activation sees it.
+    dnew (N, H) is that of c as the cell computed it, with what reaches it by h; dz (N, 4H) are those of the
+    pre-activations, dr of h Wh before its normalisation, dout of h as the cell computed it, dseen of the cell state as
+    its output activation sees it.
     """
     dout = dh if masks.zoneout_h is None else (1 - masks.zoneout_h) * dh
     dnew = dc if masks.zoneout_c is None else (1 - masks.zoneout_c) * dc
@@ -193,7 +194,7 @@ def step_backward(dh, dc, slopes, p, masks, xp):
         dprev_h = dprev_h + masks.zoneout_h * dh
     if masks.zoneout_c is not None:
         dprev_c = dprev_c + masks.zoneout_c * dc
-    return dprev_h, dprev_c, (dz, dr, dout, dseen)
+    return dprev_h, dprev_c, dnew, (dz, dr, dout, dseen)
 
 
 def expectations(cell, masks=CellMasks()):  # noqa: B008  a tuple: it cannot change
@@ -247,10 +248,11 @@ def forward(x, h0, c0, params, cell=PLAIN, masks=CellMasks(), *, lengths=None, r
     return y, cache
 
 
-def backward(dy, dh_n, dc_n, cache, *, need_dx=True):
+def backward(dy, dh_n, dc_n, cache, *, need_dx=True, record=None):
     """The gradients of x (None if not needed), h0, c0 and the parameters.
 
-    They come from those of h, h_n and c_n, each of which may be None for zeros.
+    They come from those of h, h_n and c_n, each of which may be None for zeros. `record`, a list, is given dz (N, 4H)
+    and all that reaches h and c at each step, the last one first.
     """
     x = cache.x
     xp = checks.namespace(x)
@@ -282,8 +284,10 @@ def backward(dy, dh_n, dc_n, cache, *, need_dx=True):
             dh = dh + dy[t, ...]
         if t % FADES == 0:
             dh, dc = _without_faded(dh, xp), _without_faded(dc, xp)
-        dprev_h, dprev_c, between = step_backward(dh, dc, _at(slopes, t), p, _at(drawn, t), xp)
+        dprev_h, dprev_c, dnew, between = step_backward(dh, dc, _at(slopes, t), p, _at(drawn, t), xp)
         steps.append(between)
+        if record is not None:
+            record.append((between[0], dh, dnew if drawn.zoneout_c is None else dc))
         if valid is not None:
             dprev_h, dprev_c = xp.where(valid[t, ...], dprev_h, dh), xp.where(valid[t, ...], dprev_c, dc)
         dh, dc = dprev_h, dprev_c
@@ -310,6 +314,17 @@ def backward(dy, dh_n, dc_n, cache, *, need_dx=True):
     dx = timeline.restore(xp.reshape(narrow(xp.matmul(da, p.Wx.T)), (T, N, D))) if need_dx else None
     gradients = [None if array is None else narrow(found[name]) for name, array in zip(p._fields, p, strict=True)]
     return dx, dh0, dc0, Direction(*gradients)
+
+
+def backward_steps(dy, dh_n, dc_n, cache):
+    """dz (N, T, 4H), and all that reaches h (N, T, R) and c (N, T, H), at each step: arguments as in `backward`."""
+    xp = checks.namespace(cache.x)
+    if cache.x.shape[1] == 0:
+        wide, _ = conversions(cache.x, xp)
+        return tuple(xp.zeros_like(wide(v)) for v in (cache.gates, cache.h, cache.c))
+    record = []
+    backward(dy, dh_n, dc_n, cache, need_dx=False, record=record)
+    return Timeline.of(cache.x, cache.lengths, cache.reverse, xp).restored(record[::-1])
 
 
 def _without_faded(v, xp):

@@ -40,6 +40,7 @@ ORDER = (
     "masks",
     "directions",
     "configuration",
+    "backpropagation",
     "streaming",
     "layers",
     "tracing",

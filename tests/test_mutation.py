@@ -87,7 +87,7 @@ MUTANTS = {
         "loop of steps",
         (FORWARDS, "t >= lengths[n0 + r]:", "t > lengths[n0 + r]:"),
     ),
-    "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "da, dc_t = cell_backward(", "da, _ = cell_backward(")),
+    "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "dh_t, dc_t = dprev_h, dprev_c", "dh_t = dprev_h")),
     "carry of dprev_c lost (fused)": (
         FUSED,
         "derivatives",
@@ -96,14 +96,14 @@ MUTANTS = {
     "carry of dprev_h lost": (
         ANY,
         "derivatives",
-        (ANY_FILE, "dh_t = xp.matmul(da, weights.T)", "dh_t = 0 * xp.matmul(da, weights.T)"),
+        (ANY_FILE, "dprev_h = xp.matmul(da, weights.T)", "dprev_h = 0 * xp.matmul(da, weights.T)"),
     ),
     "carry of dprev_h lost (fused)": (
         FUSED,
         "derivatives",
         (FUSED_FILE, "np.dot(weights, da_t, out=dh_t)", "np.multiply(dh_t, 0, out=dh_t)"),
     ),
-    "dc of the step itself lost in dprev_c": (ANY, "derivatives", (CELL, "axis=-1), dc * f", "axis=-1), dc")),
+    "dc of the step itself lost in dprev_c": (ANY, "derivatives", (CELL, "axis=-1), dc, dc * f", "axis=-1), dc, dc")),
     "next_h for prev_h in dWh": (
         ANY,
         "derivatives",

@@ -17,12 +17,15 @@ MAPS = {
     "g": "candidate g",
     "c": "cell state c",
 }
+GRADIENTS = {"dh": "gradient of h", "dc": "gradient of c"}
+DECADES = 6  # of the gradients that are told apart
+EXTEND = {"c": "both", "dh": "min", "dc": "min"}
 LEFT = {"i": "below 0.1", "f": "below 0.1", "o": "below 0.1", "g": "below -0.9"}
 SIGNS = {" ": "␣", "\n": "↵", "\t": "→"}
 UNKNOWN = "·"
 
 
-def draw(kind, title, trace, text, place, names, shares, units, steps):
+def draw(kind, title, trace, text, place, names, shares, units, steps, gradients=None):
     """The picture as bytes.
 
     Parameters
@@ -43,6 +46,8 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
         The most that are drawn, or which.
     steps : range
         Those that are drawn.
+    gradients : GradientTrace or None
+        Of the same layer, direction and row: drawn, too, where given.
     """
     # The figure is made without pyplot, which would look for a display.
     from matplotlib.figure import Figure
@@ -51,16 +56,16 @@ def draw(kind, title, trace, text, place, names, shares, units, steps):
     order = _by_memory(trace, units) if isinstance(units, int) else np.array(units)
     with_text = text is not None and len(steps) <= MOST_CHARACTERS
     width = max(NARROWEST, min(len(steps), MOST_CHARACTERS if with_text else 100) * STEP + BESIDE)
-    heights = [max(0.9, len(order) * LINE)] * len(MAPS)
-    figure = Figure(figsize=(width, sum(heights) + 0.3 * len(MAPS) + 4.2), dpi=110, layout="constrained")
-    maps, below = figure.subfigures(2, 1, height_ratios=[sum(heights) + 0.3 * len(MAPS) + 0.9, 3.3])
+    height = (max(0.9, len(order) * LINE) + 0.3) * (len(MAPS) + (gradients is not None) * len(GRADIENTS))
+    figure = Figure(figsize=(width, height + 4.2), dpi=110, layout="constrained")
+    maps, below = figure.subfigures(2, 1, height_ratios=[height + 0.9, 3.3])
     shown = f"{len(steps)} of {total} steps" if len(steps) < total else f"{total} step{'s' * (total > 1)}"
     shown += f" from {steps.start} on" if steps.start else ""
     drawn = f"{len(order)} of {hidden} units" if len(order) < hidden else f"{hidden} unit{'s' * (hidden > 1)}"
     drawn += ", longest memory on top" if isinstance(units, int) else ""
     maps.suptitle(f"{_drawable(title)}: {shown}, {drawn}", fontsize=11, family=MONO, parse_math=False)
     labels = _signs(text[steps.start : steps.stop]) if with_text else None
-    _heat_maps(maps, trace, order, steps, labels)
+    _heat_maps(maps, trace, order, steps, labels, gradients)
     _saturation(below, place, names, shares, total)
     picture = io.BytesIO()
     figure.savefig(picture, format=kind)
@@ -73,12 +78,18 @@ def _by_memory(trace, most):
     return order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)]
 
 
-def _heat_maps(figure, trace, order, steps, labels):
-    every = figure.subplots(len(MAPS), 1, sharex=True)
+def _heat_maps(figure, trace, order, steps, labels, gradients):
+    shown = MAPS if gradients is None else MAPS | GRADIENTS
+    every = figure.subplots(len(shown), 1, sharex=True)
     extent = (steps.start - 0.5, steps.stop - 0.5, len(order) - 0.5, -0.5)  # the axis counts steps as the input does
-    for axes, (name, about) in zip(every, MAPS.items(), strict=True):
-        values = getattr(trace, name)[0, steps.start : steps.stop, :][:, order].T
-        if name in "ifo":
+    for axes, (name, about) in zip(every, shown.items(), strict=True):
+        source = trace if name in MAPS else gradients
+        values = getattr(source, name)[0, steps.start : steps.stop, :][:, order].T
+        if name in GRADIENTS:
+            values = np.log10(np.maximum(np.abs(values), np.finfo(values.dtype).smallest_normal))
+            style = {"cmap": "inferno", "vmin": values.max() - DECADES, "vmax": values.max()}
+            axes.set_title("log10 of the gradient of the last byte's loss", fontsize=8, loc="left")
+        elif name in "ifo":
             style = {"cmap": "viridis", "vmin": 0, "vmax": 1}
         elif name == "g":
             style = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
@@ -87,7 +98,7 @@ def _heat_maps(figure, trace, order, steps, labels):
             bound = float(np.percentile(np.abs(values), 95)) or 1.0
             style = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
         image = axes.imshow(values, aspect="auto", interpolation="nearest", extent=extent, **style)
-        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, extend="both" if name == "c" else "neither")
+        bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12, extend=EXTEND.get(name, "neither"))
         bar.ax.tick_params(labelsize=7)
         axes.set_ylabel(about, fontsize=9)
         apart = -(-len(order) // 16)  # every n-th unit has its number

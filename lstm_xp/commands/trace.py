@@ -12,6 +12,9 @@ Below, for each gate, every unit of every layer is a point: in what share of the
 above 0.9), and in what share shut (left-saturated, below 0.1; for g: below -0.9). On the diagonal a gate is a switch,
 near the origin it is analog. The means of these shares over the units of each layer are printed as a table.
 
+With --gradients, two more maps show how far back a language model looks for the last byte that is drawn: the gradients
+of that byte's loss with respect to hidden and cell state, at each step before it, as logarithms to base 10.
+
 However long the input is, only its first --length steps are read (bytes of a text): all of them count for the shares,
 --show of them are drawn, from --start on. What lies before is read, too, so that the state is what it would be there.
 
@@ -19,6 +22,7 @@ examples:
   lstm-xp trace runs/lstm book.txt --out gates.png
   lstm-xp trace runs/lstm --text "def f(x): return x" --layer 0 --out gates.svg
   lstm-xp trace runs/lstm book.txt --start 5000 --unit 7,42 --out gates.png
+  lstm-xp trace runs/lstm book.txt --gradients --show 60 --out gradients.png
   lstm-xp trace network.safetensors signal.npy --direction reverse --units 16 --out gates.pdf
 """
 
@@ -51,6 +55,9 @@ def add_arguments(parser):
         "--layer", type=values.seed, metavar="L", help="which layer to draw, from 0 (default: the last)"
     )
     parser.add_argument("--direction", choices=DIRECTIONS, help="which direction (default: the first that it has)")
+    parser.add_argument(
+        "--gradients", action="store_true", help="also draw the gradients of the loss of the last byte drawn"
+    )
     parser.add_argument("--units", type=values.count, default=UNITS, metavar="U",
                         help="how many units to draw (default: %(default)s)")  # fmt: skip
     parser.add_argument("--unit", type=values.indices, metavar="N[,N...]",
@@ -83,6 +90,7 @@ def run(args):
     network, params, x, text = _opened(args)
     place = _place(args, network)
     _check_shown(args, network, x.shape[1])
+    gradients = {"gradients": _gradients(args, text)[place]} if args.gradients else {}
     with blas_threads(1):
         _, _, cache = network.forward(params, x)
     found = traces(cache)
@@ -91,8 +99,9 @@ def run(args):
     title = f"{Path(args.model).absolute().name}, {names[place]}"
     steps = range(args.start, min(args.start + args.show, x.shape[1]))
     picture = draw(
-        out.suffix.lower()[1:], title, found[place], text, place, names, shares, args.unit or args.units, steps
-    )
+        out.suffix.lower()[1:], title, found[place], text, place, names, shares, args.unit or args.units, steps,
+        **gradients,
+    )  # fmt: skip
     write_atomically(out, picture)
     print(table(names, shares, x.shape[1]))
     print(f"\nwritten: {out}")
@@ -132,13 +141,7 @@ def _destination(args):
 
 def _opened(args):
     """Network, parameters, what goes into it (1, T, D), and the bytes of the text (None for a signal)."""
-    from lstm_xp.training.runs import MODEL
-
-    path = Path(args.model)
-    if path.is_dir():
-        if not (path / MODEL).exists():
-            raise UserError(f"{path} has no {MODEL}: let lstm-xp train end, or go on with --resume --out {path}")
-        path /= MODEL
+    path = _file(args)
     if not path.is_file():
         raise UserError(f"{path} is not a file: name a model, or the directory of a run")
     if path.suffix.lower() == ".safetensors":
@@ -155,6 +158,18 @@ def _opened(args):
         return network, params, _embedded(path, text), text
     network, params = replace(network, time_major=False), _full_precision(params)
     return network, params, _signal(path, args, network, params), None
+
+
+def _file(args):
+    """The model's file, also where MODEL is the directory of a run."""
+    from lstm_xp.training.runs import MODEL
+
+    path = Path(args.model)
+    if path.is_dir():
+        if not (path / MODEL).exists():
+            raise UserError(f"{path} has no {MODEL}: let lstm-xp train end, or go on with --resume --out {path}")
+        path /= MODEL
+    return path
 
 
 def _text(args):
@@ -182,6 +197,31 @@ def _embedded(path, text):
 
     parameters, _ = load_model(path)
     return parameters["embedding"][np.frombuffer(text, np.uint8)][None, ...]
+
+
+def _gradients(args, text):
+    """The gradients in each layer of the loss of the last byte that is drawn, which the step before it predicts."""
+    import numpy as np
+
+    from lstm_xp import gradient_traces
+    from lstm_xp.training import model
+    from lstm_xp.training.checkpoints import load_model
+    from lstm_xp.training.devices import blas_threads
+    from lstm_xp.training.losses import cross_entropy_backward, cross_entropy_forward
+
+    if text is None:
+        raise UserError(f"--gradients: {args.model} is no language model, so it has no loss that they could be of")
+    last = min(args.start + args.show, len(text)) - 1
+    if last < 1:
+        raise UserError("--gradients: one byte is drawn, and nothing predicts the first: let two be drawn at least")
+    parameters, _ = load_model(_file(args))
+    tokens = np.frombuffer(text, np.uint8)[None, :].astype(np.int64)
+    with blas_threads(1):
+        logits, _, cache = model.forward(parameters, tokens, None)
+        _, loss = cross_entropy_forward(logits[:, last - 1 : last], tokens[:, last : last + 1])
+        dlogits = np.zeros_like(logits)
+        dlogits[:, last - 1 : last] = cross_entropy_backward(loss)
+        return gradient_traces(model.output_backward(dlogits, cache), cache.layers)
 
 
 def _signal(model, args, network, params):

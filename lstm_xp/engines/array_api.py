@@ -31,19 +31,27 @@ def forward(a, h0, c0, Wh, *, keep):
 
 
 def backward(dh, dh_n, dc_n, gates, c, c0, Wh):
+    all_da = []
+    for step in backward_steps(dh, dh_n, dc_n, gates, c, c0, Wh):
+        da, _, _, dh0, dc0 = step
+        all_da.append(da)
+    return checks.namespace(gates).stack(all_da[::-1]), dh0, dc0
+
+
+def backward_steps(dh, dh_n, dc_n, gates, c, c0, Wh):
+    """From the last step to the first: da, all that reaches its h and its c, and what goes on to the h and c before."""
     xp = checks.namespace(gates)
     weights = xp.astype(Wh, c.dtype, copy=False)
     dh_t = xp.zeros_like(c0) if dh_n is None else xp.astype(dh_n, c.dtype, copy=False)
     dc_t = xp.zeros_like(c0) if dc_n is None else xp.astype(dc_n, c.dtype, copy=False)
-    all_da = []
     for t in reversed(range(gates.shape[0])):
         if dh is not None:
             dh_t = dh_t + xp.astype(dh[t, ...], c.dtype, copy=False)
         prev_c = c[t - 1, ...] if t > 0 else c0
-        da, dc_t = cell_backward(dh_t, dc_t, split(gates[t, ...]), prev_c, c[t, ...], xp)
-        dh_t = xp.matmul(da, weights.T)
-        all_da.append(da)
-    return xp.stack(all_da[::-1]), dh_t, dc_t
+        da, dc_t, dprev_c = cell_backward(dh_t, dc_t, split(gates[t, ...]), prev_c, c[t, ...], xp)
+        dprev_h = xp.matmul(da, weights.T)
+        yield da, dh_t, dc_t, dprev_h, dprev_c
+        dh_t, dc_t = dprev_h, dprev_c
 
 
 def product(A, B, bias=None):

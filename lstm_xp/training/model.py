@@ -154,12 +154,17 @@ def backward(dlogits, cache):
     xp = array_namespace(dlogits)
     flat = _rows(dlogits, xp)
     gradients = {"output.W": _rows(h, xp).T @ flat, "output.b": xp.sum(flat, axis=0)}
-    dh = _steps(flat @ parameters["output.W"].T, tokens.shape, xp)
-    dx, _, dparams = layers.network.backward(dh, layers)
+    dx, _, dparams = layers.network.backward(output_backward(dlogits, cache), layers)
     for layer, dp in enumerate(dparams):
         gradients |= {f"lstm{layer}.{name}": getattr(dp, name) for name in WEIGHTS}
     gradients["embedding"] = one_hot(_rows(tokens[..., None], xp)[:, 0], dx.dtype).T @ _rows(dx, xp)
     return {name: gradients[name] for name in parameters}
+
+
+def output_backward(dlogits, cache):
+    """The gradient of the last layer's h (N, T, H), from that of the logits: arguments as in `backward`."""
+    xp = array_namespace(dlogits)
+    return _steps(_rows(dlogits, xp) @ cache.parameters["output.W"].T, cache.tokens.shape, xp)
 
 
 def one_hot(tokens, dtype):
