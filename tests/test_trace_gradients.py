@@ -34,15 +34,15 @@ def run(folder, *options):
     return cli.main(["trace", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("show", [2, 7, 120])
+@pytest.mark.parametrize(("start", "show"), [(0, 2), (0, 7), (0, 120), (3, 1), (3, 4)])
 @pytest.mark.parametrize("layer", range(LAYERS))
-def test_they_are_those_of_the_loss_of_the_last_byte_drawn(parameters, tmp_path, monkeypatch, layer, show):
+def test_they_are_those_of_the_loss_of_the_last_byte_drawn(parameters, tmp_path, monkeypatch, layer, start, show):
     """Summed over the steps, those of the biases; from a model that has read no further."""
     drawn = []
     monkeypatch.setattr(gate_plot, "draw", lambda *_, gradients: drawn.append(gradients) or b"a picture")
-    assert run(tmp_path, "--show", show, "--layer", layer) == 0
+    assert run(tmp_path, "--start", start, "--show", show, "--layer", layer) == 0
     (found,) = drawn
-    data = np.frombuffer(TEXT[:show], np.uint8).astype(np.int64)[None, :]
+    data = np.frombuffer(TEXT[: start + show], np.uint8).astype(np.int64)[None, :]
     logits, _, cache = model.forward(parameters, data[:, :-1], None)
     _, loss = losses.cross_entropy_forward(logits[:, -1:], data[:, -1:])
     dlogits = np.zeros_like(logits)
@@ -82,7 +82,7 @@ def test_maps_are_logarithms_in_the_order_of_the_others(monkeypatch, parameters,
 @pytest.mark.parametrize("options", [["--show", 1], ["--length", 1]], ids=str)
 def test_one_byte_has_no_step_before_it(parameters, tmp_path, capsys, options):
     assert run(tmp_path, *options) == 2
-    assert "--gradients: one byte is drawn, and nothing predicts the first" in capsys.readouterr().err
+    assert "--gradients: the first byte alone is drawn, and nothing predicts it" in capsys.readouterr().err
     assert not (tmp_path / "g.svg").exists()
 
 

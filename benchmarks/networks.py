@@ -1,0 +1,167 @@
+"""Whole networks: layers, both directions, sequences of different lengths; beside PyTorch and ONNX Runtime.
+
+    python -m benchmarks.networks [--sizes 2,2,1,20,64,128] [--lengths] [--rounds 5] [--seconds 0.5] [--out FILE]
+
+Sizes are layers, directions, batch N, steps T, features D and units H of each direction. Inference, and forward +
+backward with gradients of the input and of all parameters, float32. With --lengths, rows have T/2 to T steps, which
+PyTorch takes as a packed sequence. Outputs are compared with float64 before anything is timed. Each contender has
+processes of its own, in turn; times are medians over the rounds.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from lstm_xp import LSTM, freeze, weights
+from lstm_xp.testing import assert_close
+
+from . import machine, records, turns
+from .arguments import add_run, check_run
+
+LETTERS = "L,directions,N,T,D,H"
+SIZES = (
+    (1, 2, 1, 50, 64, 64),
+    (2, 2, 1, 20, 64, 128),
+    (2, 2, 1, 100, 128, 256),
+    (1, 2, 1, 100, 64, 512),
+    (1, 2, 8, 100, 64, 128),
+    (2, 1, 16, 50, 128, 256),
+    (2, 2, 16, 100, 128, 256),
+    (1, 2, 32, 100, 128, 256),
+    (3, 2, 32, 50, 64, 128),
+    (2, 2, 64, 50, 128, 512),
+)
+
+
+class Ours:
+    """lstm_xp, with weights that are constants in inference, as those of an ONNX Runtime session are."""
+
+    def __init__(self, network, params, x, dy, lengths):
+        self.network, self.params, self.frozen = network, params, freeze(params)
+        self.x, self.dy, self.lengths = x, dy, lengths
+
+    def inference(self):
+        return self.network.forward(self.frozen, self.x, lengths=self.lengths, training=False)[0]
+
+    def training(self):
+        _, _, cache = self.network.forward(self.params, self.x, lengths=self.lengths)
+        return self.network.backward(self.dy, cache)
+
+
+class Torch:
+    """torch.nn.LSTM, batch first."""
+
+    def __init__(self, network, params, x, dy, lengths):
+        import torch
+
+        self.torch, self.lengths = torch, None if lengths is None else torch.from_numpy(lengths)
+        self.module = torch.nn.LSTM(
+            network.input_size, network.hidden_size, network.num_layers,
+            batch_first=True, bidirectional=network.bidirectional,
+        )  # fmt: skip
+        state = weights.to_pytorch(network, params)
+        self.module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+        self.x, self.dy = torch.from_numpy(x), torch.from_numpy(dy)
+        self.leaf = self.x.clone().requires_grad_()
+
+    def inference(self):
+        with self.torch.inference_mode():
+            return self._forward(self.x).numpy()
+
+    def training(self):
+        return self.torch.autograd.grad(self._forward(self.leaf), [self.leaf, *self.module.parameters()], self.dy)
+
+    def _forward(self, x):
+        if self.lengths is None:
+            return self.module(x)[0]
+        rnn = self.torch.nn.utils.rnn
+        packed = rnn.pack_padded_sequence(x, self.lengths, batch_first=True, enforce_sorted=False)
+        return rnn.pad_packed_sequence(self.module(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the model that lstm_xp writes, default session options; inference of full rows."""
+
+    def __init__(self, network, params, x, dy, lengths):
+        import onnxruntime
+
+        with tempfile.TemporaryDirectory(prefix="benchmarks-") as folder:
+            file = Path(folder) / "network.onnx"
+            weights.write(file, network, params)
+            self.session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        self.feed = {self.session.get_inputs()[0].name: x}
+
+    def inference(self):
+        return self.session.run(None, self.feed)[0]
+
+
+CONTENDERS = {"lstm_xp": Ours, "torch_cpu": Torch, "onnxruntime": OnnxRuntime}
+
+
+def things(ragged):
+    """What is timed: contender and work."""
+    found = [(name, what) for what in ("inference", "training") for name in CONTENDERS]
+    return [thing for thing in found if thing[0] != "onnxruntime" or (thing[1] == "inference" and not ragged)]
+
+
+def calls(name, what, size, ragged, seconds):
+    """Seconds that each call of a contender took, after its output was compared."""
+    layers, directions, N, T, D, H = size
+    network, rng = LSTM(D, H, layers, bidirectional=directions == 2, forget_bias=0), np.random.default_rng(0)
+    x, dy = (rng.standard_normal((N, T, K), dtype=np.float32) for K in (D, directions * H))
+    lengths = rng.integers(T // 2, T + 1, N) if ragged else None
+    params = network.init()
+    contender = CONTENDERS[name](network, params, x, dy, lengths)
+    exact = LSTM(D, H, layers, bidirectional=directions == 2, forget_bias=0, engine="array_api")
+    wide = [type(p)(*(None if v is None else v.astype(np.float64) for v in p)) for p in params]
+    expected, _, _ = exact.forward(wide, x.astype(np.float64), lengths=lengths, training=False)
+    assert_close(contender.inference(), expected.astype(np.float32), steps=layers * T, name=f"output of {name}")
+    return turns.taken(getattr(contender, what), seconds)
+
+
+def measure(thing, size, ragged, seconds):
+    """The median call of a fresh process."""
+    return turns.ask("networks", thing[0], [*thing, size, ragged, seconds])
+
+
+def table(found):
+    """The records as Markdown."""
+    columns = list(dict.fromkeys((record["contender"], record["what"]) for record in found))
+    of = {(record["size"], record["contender"], record["what"]): record for record in found}
+    rows = [(size, [of.get((size, *pair)) for pair in columns]) for size in dict.fromkeys(size for size, *_ in of)]
+    return turns.table(LETTERS, [f"{name}, {what}" for name, what in columns], rows)
+
+
+def main(argv=None):
+    """Run the program; return its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.networks", description=__doc__.partition("\n")[0])
+    add_run(parser, SIZES, "contender", LETTERS)
+    parser.add_argument("--lengths", action="store_true", help="rows of T/2 to T steps (without ONNX Runtime)")
+    args = parser.parse_args(argv)
+    if args.one:
+        print(json.dumps(calls(*json.loads(args.one))))
+        return 0
+    check_run(parser, args)
+    if any(directions > 2 for _, directions, *_ in args.sizes):
+        parser.error("--sizes: directions must be 1 or 2")
+    about, found = machine.describe(), []
+    for size in args.sizes:
+        common = dict(zip(("layers", "directions", *"NTDH"), size, strict=True)) | {"lengths": args.lengths}
+        common |= {"size": ",".join(map(str, size)), "machine": about}
+        measured = turns.rounds(
+            args.rounds, size, things(args.lengths),
+            lambda thing, size=size: measure(thing, size, args.lengths, args.seconds),
+        )  # fmt: skip
+        found += [common | {"contender": name, "what": what} | record for (name, what), record in measured.items()]
+        if args.out:
+            records.write(args.out, found)
+    print(f"Milliseconds:\n\n{table(found)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
