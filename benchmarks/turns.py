@@ -7,6 +7,7 @@ from statistics import median
 from time import perf_counter
 
 from . import machine
+from .tables import milliseconds
 
 
 def taken(call, seconds, before=lambda: None):
@@ -48,6 +49,6 @@ def table(first, columns, rows):
     """Markdown of milliseconds: for each row its name, and the record of each column, or None."""
     lines = [f"| {first} | " + " | ".join(columns) + " |", "| ---" + " | ---:" * len(columns) + " |"]
     for name, records in rows:
-        cells = ("-" if record is None else f"{1e3 * record['median_s']:.3g}" for record in records)
+        cells = ("-" if record is None else milliseconds(record["median_s"]) for record in records)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import beside, records, turns
+from benchmarks.tables import milliseconds
 
 
 def test_a_run(tmp_path, capsys):
@@ -19,7 +20,7 @@ def test_a_run(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert beside.table(found) in printed
     for record in found:
-        assert f"{1e3 * record['median_s']:.3g}" in printed
+        assert milliseconds(record["median_s"]) in printed
 
 
 @pytest.mark.parametrize("product", [True, False])

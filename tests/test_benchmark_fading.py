@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks import fading, records, rivals
+from benchmarks.tables import milliseconds
 
 
 def test_a_run(tmp_path, capsys, monkeypatch):
@@ -18,7 +19,7 @@ def test_a_run(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert fading.table(found) in printed
     for record in found:
-        assert f"{1e3 * record['median_s']:.3g}" in printed
+        assert milliseconds(record["median_s"]) in printed
 
 
 @pytest.mark.parametrize("gradient", fading.GRADIENTS)

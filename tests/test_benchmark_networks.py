@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import networks, records
+from benchmarks.tables import milliseconds
 from lstm_xp.testing import assert_close
 
 ALONE = {"lstm_xp": networks.Ours}
@@ -27,7 +28,7 @@ def test_a_run(tmp_path, capsys, monkeypatch, ragged):
     printed = capsys.readouterr().out
     assert networks.table(found) in printed
     for record in found:
-        assert f"{1e3 * record['median_s']:.3g}" in printed
+        assert milliseconds(record["median_s"]) in printed
 
 
 def test_what_each_is_measured_at():

@@ -213,7 +213,9 @@ def _gradients(args, text):
         raise UserError(f"--gradients: {args.model} is no language model, so it has no loss that they could be of")
     last = min(args.start + args.show, len(text)) - 1
     if last < 1:
-        raise UserError("--gradients: the first byte alone is drawn, and nothing predicts it: let two be drawn at least")
+        raise UserError(
+            "--gradients: the first byte alone is drawn, and nothing predicts it: let two be drawn at least"
+        )
     parameters, _ = load_model(_file(args))
     tokens = np.frombuffer(text, np.uint8)[None, :].astype(np.int64)
     with blas_threads(1):
