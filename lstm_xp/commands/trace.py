@@ -214,7 +214,7 @@ def _gradients(args, text):
     last = min(args.start + args.show, len(text)) - 1
     if last < 1:
         raise UserError(
-            "--gradients: the first byte alone is drawn, and nothing predicts it: let two be drawn at least"
+            "--gradients: the first byte alone is drawn, and nothing predicts it: draw two at least"
         )
     parameters, _ = load_model(_file(args))
     tokens = np.frombuffer(text, np.uint8)[None, :].astype(np.int64)
