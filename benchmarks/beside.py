@@ -78,7 +78,7 @@ def main(argv=None):
     about, found = machine.describe(), []
     for numbers in args.sizes:
         common = dict(zip("NTDH", numbers, strict=True)) | {"size": Problem.of(numbers, "float32").name}
-        common |= {"contender": "lstm_xp", "what": "inference", "machine": about}
+        common |= {"contender": "lstm_xp", "what": "inference", "machine": about, "dtype": "float32", "failed": ""}
         measured = turns.rounds(
             args.rounds, numbers, CONDITIONS, lambda each, numbers=numbers: measure(numbers, each, args.seconds)
         )

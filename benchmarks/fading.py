@@ -59,7 +59,8 @@ def main(argv=None):
     check_run(parser, args)
     about, found = machine.describe(), []
     for size in args.sizes:
-        common = dict(zip("NTDH", size, strict=True)) | {"size": ",".join(map(str, size)), "machine": about}
+        common = dict(zip("NTDH", size, strict=True)) | {"size": ",".join(map(str, size))}
+        common |= {"machine": about, "dtype": "float32", "failed": ""}
         measured = turns.rounds(
             args.rounds, size, _pairs(), lambda pair, size=size: measure(pair[0], size, pair[1], args.seconds)
         )

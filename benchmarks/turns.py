@@ -39,10 +39,7 @@ def rounds(count, size, things, measure):
             words = thing if isinstance(thing, str) else ", ".join(thing)
             print(f"{size}: round {number + 1} of {count}, {words}", file=sys.stderr)
             medians.append(measure(thing))
-    return {
-        thing: {"median_s": median(medians), "round_medians_s": medians, "failed": "", "dtype": "float32"}
-        for thing, medians in found.items()
-    }
+    return {thing: {"median_s": median(medians), "round_medians_s": medians} for thing, medians in found.items()}
 
 
 def table(first, columns, rows):

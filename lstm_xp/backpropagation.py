@@ -8,8 +8,8 @@ from .records import LayerGradients
 def backward(function, dy, cache, dstate, need_dx, entering=None):
     """`LSTM.backward`, whose cache is a `LayerCache`.
 
-    `entering`, a dict, is given what enters each direction, by its place among the parameters: the gradients of its
-    h (N, T, R), h_n and c_n, each an array or None.
+    Or, with a dict `entering`, what enters each direction is put there, by its place among the parameters: the
+    gradients of its h (N, T, R), h_n and c_n, each an array or None. That is all, then.
     """
     if cache.x is None:
         raise ValueError(f"{function}: the cache was made with training=False, which keeps nothing for backward.")
@@ -33,6 +33,8 @@ def backward(function, dy, cache, dstate, need_dx, entering=None):
         outer = [(part, *state) for part, state in zip(parts, parameters.states_of(dstate, ks), strict=True)]
         if entering is not None:
             entering.update(zip(ks, outer, strict=True))
+            if layer == 0:
+                return None
         dx, found = backward_layer(outer, [cache.directions[k] for k in ks], need_dx=wanted)
         gradients = found + gradients
         for mask in cache.masks.on_input(layer) if wanted else ():

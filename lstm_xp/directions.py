@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import numpy as np
+
 from . import checks, engines, sequence, stages, variants
 from .parameters import Direction
 
@@ -52,9 +54,10 @@ def backward_layer(outer, caches, *, need_dx):
         x, H, precision = caches[0].x, caches[0].Wh.shape[0], caches[0].precision
         problem = checks.problem(x, checks.device(x), H, True, precision, checks.namespace(x))
         found = engines.run(engines.load(caches[0].engine, precision), problem, runs)
-    dx = found[0][0]
-    for more in found[1:] if need_dx else ():
-        dx += more[0]
+    dx, *more = (dx for dx, *_ in found)
+    for other in more if need_dx else ():
+        # In place, where it can be: dx is new, nobody else has it yet.
+        dx = np.add(dx, other, out=dx) if isinstance(dx, np.ndarray) else dx + other
     return dx, [others for _, *others in found]
 
 

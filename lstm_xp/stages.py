@@ -78,7 +78,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
         or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
         or len(chunks := _chunks(T, N, H, problem.array_library)) == 1
     ):
-        direct = at_once and out is not None and lengths is None
+        direct = at_once and out is not None and lengths is None  # then `steps` is a view
         h, last_c, c, gates = advance(0, T, h, c, timeline.steps(out) if direct else None)
         h_n = timeline.last(h, h_n)
         c_n = last_c if lengths is None else timeline.last(c, c_n)

@@ -173,8 +173,8 @@ def gradient_traces(dy: Array | None, cache: Any, *, dstate: State | None = None
     before its recurrent dropout. With zoneout, c and h are the states that the next step sees, as in `traces`. If it is
     one of c, nothing comes to c by way of the same step's h, which is made of the cell state before zoneout.
 
-    Cost: that of `LSTM.backward` (not for `lstm_forward`), and of a second backward pass, step by step in the terms of
-    the array library, whichever engine ran.
+    Cost: a backward pass step by step in the terms of the array library, whichever engine ran; and that of
+    `LSTM.backward` for all layers but the lowest.
 
     References
     ----------
@@ -289,9 +289,10 @@ def saturation(
 
 
 def _no_cache(function, given):
+    hint = " Hand over the cache of the whole network." if isinstance(given, VariantCache) else ""
     return TypeError(
         f"{function}: cache must be what LSTM.forward or lstm_forward returned last (LayerCache, SequenceCache); "
-        f"got {type(given).__name__}."
+        f"got {type(given).__name__}.{hint}"
     )
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from problems import refusal, same_bits
 
-from lstm_xp import LSTM, State, engines, lstm_forward
+from lstm_xp import LSTM, State, engines, freeze, lstm_forward
 from lstm_xp.engines import numpy_numba
 from lstm_xp.libraries import open_library
+from lstm_xp.testing import assert_close
 
 WRITERS = [name for name in engines.ENGINES["numpy"] if hasattr(engines.load(name), "layer")]
 N, T, D, H = 3, 7, 4, 5
@@ -198,7 +199,7 @@ def test_a_call_beside_another_has_half_of_the_threads_and_then_all(limited):
     limited(5)
     assert threads.both(threads.limit, threads.limit) == [2, 2]
     assert threads.limit() == 5
-    assert not vars(threads.own)
+    assert threads.team() is threads.ALL
 
 
 @compiled
@@ -227,7 +228,7 @@ def test_an_error_of_one_direction_is_reported_and_the_next_call_is_right(limite
     calls[failing] = fail
     with pytest.raises(MemoryError, match="no more"):
         threads.both(*calls)
-    assert not vars(threads.own)
+    assert threads.team() is threads.ALL
     found, _ = everything(*arguments)
     assert all(map(same_bits, found, expected))
 
@@ -243,3 +244,69 @@ def test_callers_on_several_threads_get_what_each_gets_alone(limited):
     with ThreadPoolExecutor(4) as callers:
         for found, _ in callers.map(lambda _: everything(*arguments), range(12)):
             assert all(map(same_bits, found, expected))
+
+
+@compiled
+@pytest.mark.parametrize("which", [0, 1])
+def test_each_direction_runs_in_the_callers_context(limited, which):
+    """NumPy's errstate, for one, belongs to a context, and not to a thread."""
+    from lstm_xp.engines.compiled import threads
+
+    limited(2)
+    calls = [lambda: None, lambda: None]
+    calls[which] = lambda: np.float32(1e30) * np.float32(1e30)
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError):
+        threads.both(*calls)
+    with np.errstate(over="ignore"):
+        assert np.isinf(threads.both(*calls)[which])
+
+
+@compiled
+def test_an_interrupt_leaves_the_caller_with_all_threads(limited, monkeypatch):
+    from lstm_xp.engines.compiled import threads
+
+    limited(4)
+
+    def interrupted(meeting):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads, "ring", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.both(lambda: 1, lambda: 2)
+    assert threads.limit() == 4
+
+
+@compiled
+def test_calls_within_calls(limited):
+    from lstm_xp.engines.compiled import threads
+
+    limited(9)
+    inner = lambda: [*threads.both(threads.limit, threads.limit), threads.limit()]  # noqa: E731
+    assert threads.both(inner, inner) == [[2, 2, 4]] * 2
+
+
+@compiled
+def test_frozen_weights(limited):
+    network, params, x, state, _ = problem("float32", (8, 20, 3, 40))
+    limited(1)
+    expected, _, _ = network.forward(params, x, state)
+    limited(2)
+    for _ in range(2):
+        found, _, _ = network.forward(freeze(params), x, state, training=False)
+        assert same_bits(found, expected)
+
+
+def test_gradients_of_one_direction_may_have_another_shape():
+    """As where PyTorch maps a function over the weights of one of them."""
+    torch = pytest.importorskip("torch")
+    network, params, x, _, dy = problem("float64")
+    x, dy = map(torch.from_numpy, (x, dy))
+    params = [type(p)(*(None if v is None else torch.from_numpy(v) for v in p)) for p in params]
+
+    def dx_of(Wx):
+        _, _, cache = network.forward([params[0], params[1]._replace(Wx=Wx)], x)
+        return network.backward(dy, cache).dx
+
+    several = torch.stack([params[1].Wx, params[1].Wx + 1])
+    for found, Wx in zip(torch.func.vmap(dx_of)(several), several, strict=True):
+        assert_close(found, dx_of(Wx), kind="gradient", steps=T)

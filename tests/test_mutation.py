@@ -172,17 +172,17 @@ MUTANTS = {
     "x written to": (
         BOTH,
         "nothing modified",
-        (STAGES, "chosen = engines.choose(engine, problem)", "chosen = engines.choose(engine, problem); x *= 2"),
+        (STAGES, "whole = hasattr(chosen,", "x *= 2; whole = hasattr(chosen,"),
     ),
     "h in a buffer that the next call writes to": (
         FUSED,
         "nothing modified",
         (
-            FUSED_FILE,
-            "h = np.empty((T, N, H), h0.dtype)",
-            "h = KEPT.setdefault((T, N, H), np.empty((T, N, H), h0.dtype))",
+            STAGES,
+            "h = xp.empty((stop - start, N, H), dtype=prev_h.dtype, device=timeline.device)",
+            "h = KEPT.setdefault((stop, N, H), xp.empty((stop - start, N, H), dtype=prev_h.dtype))",
         ),
-        (FUSED_FILE, 'name = "numpy_fused"', 'name, KEPT = "numpy_fused", {}'),
+        (STAGES, "CHUNK, DEVICE_CHUNK = 1 << 22, 1 << 26", "CHUNK, DEVICE_CHUNK, KEPT = 1 << 22, 1 << 26, {}"),
     ),
     "padding of x and dh leaks in": (
         BOTH,

@@ -166,7 +166,7 @@ arguments = x, h, h, Wx, Wh, b, ones(1, N, H), ones(1, N, H)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), resource.RLIM_INFINITY))
 for call in (lambda: code.stream(code.desk, 2**62, True, *arguments, 0),
-             lambda: code.own.pool.run(lambda *share: code.step(*arguments, *share), 1)):
+             lambda: code.team().pool.run(lambda *share: code.step(*arguments, *share), 1)):
     try:
         call()
     except MemoryError:

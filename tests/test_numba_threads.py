@@ -625,7 +625,7 @@ def test_a_blas_that_does_not_tell_sets_no_limit(monkeypatch):
 def test_no_more_threads_are_started_than_are_allowed(library, limited, eager, monkeypatch, dtype):
     """Whatever the problem: the caller is one of them."""
     pool = threads.Pool()
-    monkeypatch.setattr(threads._Own, "pool", pool)
+    monkeypatch.setattr(threads, "ALL", threads.ALL._replace(pool=pool))
     for count in LIMITS:
         limited(count)
         before = threading.active_count(), len(pool.workers)

@@ -183,7 +183,8 @@ def _text(args):
     if path.suffix.lower() == ".npy":
         raise UserError(f"{path} is a signal, {args.model} is a language model: give it a text file, or --text")
     with open(path, "rb") as file:
-        text = file.read(min(args.length, path.stat().st_size))  # Python takes memory for as many as it is told
+        # Python takes memory for as many bytes as it is told; the size of some files is not known, and said to be 0.
+        text = file.read(min(args.length, max(LENGTH, path.stat().st_size)))
     if not text:
         raise UserError(f"{path} is empty: name a file with text in it")
     return text
@@ -213,11 +214,9 @@ def _gradients(args, text):
         raise UserError(f"--gradients: {args.model} is no language model, so it has no loss that they could be of")
     last = min(args.start + args.show, len(text)) - 1
     if last < 1:
-        raise UserError(
-            "--gradients: the first byte alone is drawn, and nothing predicts it: draw two at least"
-        )
+        raise UserError("--gradients: the first byte alone is drawn, and nothing predicts it: draw two at least")
     parameters, _ = load_model(_file(args))
-    tokens = np.frombuffer(text, np.uint8)[None, :].astype(np.int64)
+    tokens = np.frombuffer(text, np.uint8)[None, : last + 1].astype(np.int64)
     with blas_threads(1):
         logits, _, cache = model.forward(parameters, tokens, None)
         _, loss = cross_entropy_forward(logits[:, last - 1 : last], tokens[:, last : last + 1])

@@ -16,8 +16,9 @@ and, if they have something better than the reference engine's,
 
     layer(x, h0, c0, Wx, Wh, b, lengths, h,         stages one and two in one, `forward` of x @ Wx + b: x (T, N, D) with
           *, keep)                                  zeros behind the lengths, which are N integers or None; x, Wx, b of
-        -> c_n, c, gates                            the compute dtype; h (T, N, H), whose rows are contiguous, is where
-                                                    it writes; without `keep`, memory beside h does not grow with T
+        -> c_n, c, gates                            the compute dtype; it writes h (T, N, H): rows are contiguous, but
+                                                    may have gaps between them, and go back in memory; without `keep`,
+                                                    memory beside h does not grow with T
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0
@@ -42,7 +43,8 @@ and, if they have something better than the reference engine's,
                                                     asked for as an object, it is not used
     both(problem, first, second)                    what two calls return, functions of nothing that run the engine on
         -> results                                  problems of this size and depend on nothing of each other: for a
-                                                    layer of two directions, at the same time if that is quicker
+                                                    layer of two directions, at the same time if that is quicker, on
+                                                    another thread, in a copy of the caller's context
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`, one
                                                     and the same at each call; what has `at` needs no other name
@@ -53,8 +55,9 @@ of its own, that take it and Wx as they are and sum in float32; and then dx, its
 dh, dh_n and dc_n have the caller's dtype, as have x, Wx and b where nothing else is said. h is rounded to the caller's
 dtype at every step, and it is the rounded one that goes on.
 
-N, T and H are at least 1. `forward` may overwrite `a`; nothing else that is handed in is written to, and
-nothing that is returned is written to by a later call. NaN and inf go through; saturated gates are exactly 0, 1, -1.
+N, T and H are at least 1. `forward` may overwrite `a`, and `layer` writes h; nothing else that is handed in is written
+to, and nothing that is returned is written to by a later call. Where an engine has `layer`, `gradients` is handed that
+h, with its gaps. NaN and inf go through; saturated gates are exactly 0, 1, -1.
 Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for what has all stages and for
 `layer`: behind its length a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
 

@@ -74,7 +74,8 @@ def forward(a, h0, c0, Wh, *, keep):
 def _forward(x, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen=False):
     T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(x.dtype)
-    h0, c = np.ascontiguousarray(h0, code.dtype), np.empty((T + 1 if keep else 1, N, H), code.dtype)
+    h0 = _plain(np.ascontiguousarray(h0, code.dtype))
+    c = np.empty((T + 1 if keep else 1, N, H), code.dtype)
     c[0] = c0
     lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
     across, parts = _divide(code, T, N, D, H, 0 if frozen else PACKING)
@@ -106,7 +107,7 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     code = _code(c.dtype)
     dh = np.broadcast_to(np.zeros(H, c.dtype), c.shape) if dh is None else dh
     carry, dc = (np.zeros((N, H), c.dtype) if v is None else np.array(v, c.dtype, order="C") for v in (dh_n, dc_n))
-    gates, c, c0, h0 = (np.ascontiguousarray(v, code.dtype) for v in (gates, c, c0, h0))
+    gates, c, c0, h0 = (_plain(np.ascontiguousarray(v, code.dtype)) for v in (gates, c, c0, h0))
     across, active = _divide(code, T, N, D, H)
     parts = active if across else max(active, _parts(code, 4 * T * N * dW.size))
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
@@ -128,7 +129,7 @@ def step(x, h, c, Wx, Wh, b):
             return next_h[0], next_c[0]
         if N > 1 and H % code.lanes == 0 and all(v.flags.c_contiguous for v in arrays):
             parts = min(code.threads(), H // code.lanes)
-            code.own.pool.run(lambda *share: code.step(*arguments, *share), parts)
+            code.team().pool.run(lambda *share: code.step(*arguments, *share), parts)
             return next_h[0], next_c[0]
     return numpy_fused.step(x, h, c, Wx, Wh, b)
 
@@ -159,14 +160,14 @@ def both(problem, first, second):
     It is slower where there is too little work for a second thread, where threads are left over, and where Wh fits into
     the caches of all of them alone.
     """
-    N, T, D, H = problem[3:7]
+    N, T, D, H = problem.N, problem.T, problem.D, problem.H
     if _flop(T, N, D, H) < WORTH_A_THREAD:
-        return first(), second()
+        return [first(), second()]
     code = _code(np.dtype(problem.dtype))
     threads, (across, parts) = code.threads(), _divide(code, T, N, D, H)
     left_over = threads % 2 and parts > threads // 2
     if left_over or (across and _bytes(code, H) > LARGE):
-        return first(), second()
+        return [first(), second()]
     return code.both(first, second)
 
 
@@ -185,7 +186,7 @@ def _plain(v):
 
 def _with_rows(v):
     """v itself, or a copy that is aligned and has contiguous rows."""
-    return v if v.flags.aligned and v.strides[2] == v.itemsize else np.ascontiguousarray(v)
+    return v if v.flags.aligned and v.strides[2] == v.itemsize else v.copy()
 
 
 def _parts(code, flop):
@@ -230,7 +231,7 @@ def _run(code, parts, size, work):
         space = np.empty(0, code.dtype)
     if space.size < size:
         space = _on_a_line(size, code.dtype)
-    code.own.pool.run(lambda *share: work(space, *share), parts)
+    code.team().pool.run(lambda *share: work(space, *share), parts)
     if space.nbytes <= KEPT:
         code.spare.append(space)
 
@@ -291,6 +292,6 @@ def _code(dtype):
         desk=desk,
         helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
         threads=threads.limit,
-        own=threads.own,
+        team=threads.team,
         both=threads.both,
     )

@@ -1,11 +1,17 @@
-"""A pool of threads for compiled work: one call at a time has it, whoever comes meanwhile works alone."""
+"""Threads for compiled work: a pool that one call at a time has, and two for two calls that run at the same time.
+
+Whoever comes while a pool is in use works alone.
+"""
 
 import os
 from contextlib import suppress
+from contextvars import ContextVar, copy_context
 from functools import cache
 from queue import SimpleQueue
-from threading import Event, Lock, Thread, local
+from threading import Event, Lock, Thread
+from typing import NamedTuple
 
+import numpy as np
 from numba import config
 
 from .meeting import ARRIVED, DONE, call_off, listen, new_meeting, ring, see_off
@@ -81,7 +87,7 @@ class Pool:
         finds workers awake that had something to do shortly before.
         """
         if parts == 1 or not self.free.acquire(blocking=False):
-            return work(own.alone, 0, 1)
+            return work(team().alone, 0, 1)
         try:
             self._together(work, parts)
         except BaseException:  # an error of one part, or Ctrl-C: the others end by themselves, and serve no more
@@ -98,7 +104,7 @@ class Pool:
             while len(self.workers) < parts - 1:
                 self.workers.append(Worker(self.meeting))
         except RuntimeError:  # the system gives no more threads, or the interpreter is ending
-            return work(own.alone, 0, 1)
+            return work(team().alone, 0, 1)
         meeting, others = self.meeting, self.workers[: parts - 1]
         meeting[ARRIVED] = meeting[DONE] = 0
         for part, worker in enumerate(others, start=1):
@@ -112,17 +118,26 @@ class Pool:
 
 pool, halves = Pool(), (Pool(), Pool())
 if hasattr(os, "register_at_fork"):
-    for each in (pool, *halves):
-        os.register_at_fork(after_in_child=each.forget)
+    for _pool in (pool, *halves):
+        os.register_at_fork(after_in_child=_pool.forget)
 
 
-class _Own(local):
-    """What the calls of a thread run on: all threads, or, beside another call, half of them."""
+class Team(NamedTuple):
+    """What a call runs on: how many threads at most, their pool, and the meeting of work of one part."""
 
-    most, pool, alone = None, pool, ALONE
+    most: int | None
+    pool: Pool
+    alone: np.ndarray
 
 
-own = _Own()
+# All threads; or, in the context of a call beside another one, half of them.
+ALL = Team(None, pool, ALONE)
+_team = ContextVar("team")
+
+
+def team():
+    """The `Team` of the call that is running."""
+    return _team.get(ALL)
 
 
 def limit():
@@ -131,30 +146,30 @@ def limit():
     The BLAS's, because that is what `threadpoolctl` and OPENBLAS_NUM_THREADS set, and what lstm_xp would use otherwise.
     Half of them in a call beside another one.
     """
-    if own.most:
-        return own.most
-    return max(1, min([config.NUMBA_NUM_THREADS, *filter(None, (pool.get_num_threads() for pool in _blas()))]))
+    most = team().most
+    return most or max(1, min([config.NUMBA_NUM_THREADS, *filter(None, (pool.get_num_threads() for pool in _blas()))]))
 
 
 def both(*calls):
-    """What two calls return, which run at the same time, each on half of the threads."""
+    """What two calls return, which run at the same time, each on half of the threads, and each in the caller's context.
+
+    The other thread needs Python before its kernel: it is woken where the caller can do without, in its own kernel,
+    which rings the bell of its meeting.
+    """
     half, results = limit() // 2, [None, None]
+    contexts = copy_context(), copy_context()  # NumPy's errstate is in there
 
     def work(meeting, part, parts):
         if parts == 1:
             results[:] = (call() for call in calls)
             return
-        own.most, own.pool = half, halves[part]
-        if part == 0 and half == 1:
-            own.alone = meeting  # its bell is rung where the first call does without Python
-        elif part == 0:
-            ring(meeting)
-        try:
-            results[part] = calls[part]()
-        finally:
-            vars(own).clear()
+        waking = part == 0 and half == 1
+        if part == 0 and not waking:
+            ring(meeting)  # its kernel has another meeting
+        contexts[part].run(_team.set, Team(half, halves[part], meeting if waking else ALONE))
+        results[part] = contexts[part].run(calls[part])
 
-    own.pool.run(work, 2 if half else 1)
+    team().pool.run(work, 2 if half else 1)
     return results
 
 
