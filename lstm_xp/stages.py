@@ -49,7 +49,8 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
     start_h, start_c, h, c = _states(h0, c0, (N, H), wide, narrow, timeline, x)
     h_n, c_n = h, c
     # c_n is looked up where a row ends: it is carried from there, but not past a NaN in h, which reaches every gate.
-    keep = training or lengths is not None
+    looked_up = lengths is not None and not at_once
+    keep = training or looked_up
 
     def advance(start, stop, prev_h, prev_c, h=None):
         """Stages one and two for the steps start..stop."""
@@ -81,7 +82,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
         direct = at_once and out is not None and lengths is None  # then `steps` is a view
         h, last_c, c, gates = advance(0, T, h, c, timeline.steps(out) if direct else None)
         h_n = timeline.last(h, h_n)
-        c_n = last_c if lengths is None else timeline.last(c, c_n)
+        c_n = timeline.last(c, c_n) if looked_up else last_c
         h = out if direct else timeline.restore(h)
     else:
         output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
@@ -89,7 +90,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
             part, last_c, all_c, _ = advance(start, stop, h, c)
             h, c = part[-1, ...], last_c
             h_n = timeline.last(part, h_n, start)
-            c_n = last_c if lengths is None else timeline.last(all_c, c_n, start)
+            c_n = timeline.last(all_c, c_n, start) if looked_up else last_c
             timeline.put(part, output, start)
         h = xp.permute_dims(output, (1, 0, 2))
 

@@ -74,18 +74,23 @@ MUTANTS = {
     "h_t for h_{t-1} (compiled)": (
         COMPILED,
         "loop of steps",
-        (FORWARDS, "multiply_gates(states, before, H", "multiply_gates(states, after, H"),
+        (FORWARDS, "(states, (t - 1) * h_t + n0 * h_n, h_n)", "(states, t * h_t + n0 * h_n, h_n)"),
     ),
     "h_t for h_{t-1} in dWh (compiled)": (
         COMPILED,
         "derivatives",
-        (PRODUCTS, "spread(h, ((t - 1) * N + n) * H", "spread(h, (t * N + n) * H"),
+        (PRODUCTS, "spread(h, (t - 1) * h_t + n * h_n", "spread(h, t * h_t + n * h_n"),
     ),
     "h0 forgotten in dWh (compiled)": (COMPILED, "derivatives", (PRODUCTS, "elif t == 0:", "elif t < 0:")),
     "padding takes part in the recurrence (compiled)": (
         COMPILED,
         "loop of steps",
         (FORWARDS, "t >= lengths[n0 + r]:", "t > lengths[n0 + r]:"),
+    ),
+    "a row is left out a step too early (compiled)": (
+        COMPILED,
+        "loop of steps",
+        (FORWARDS, "lengths[n1 - 1] <= t:", "lengths[n1 - 1] <= t + 1:"),
     ),
     "carry of dprev_c lost": (ANY, "derivatives", (ANY_FILE, "dh_t, dc_t = dprev_h, dprev_c", "dh_t = dprev_h")),
     "carry of dprev_c lost (fused)": (

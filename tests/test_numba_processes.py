@@ -227,6 +227,9 @@ for at_end in (True, False):
                 results = problems.run(arrays, engine="numpy_numba")
                 results = problems.run(arrays | {name: freeze(arrays[name]) for name in ("Wx", "Wh")},
                                        engine="numpy_numba")
+                for training in (True, False):
+                    lengths = np.arange(N) * 2 % (T + 1)
+                    results = problems.forward(arrays, engine="numpy_numba", lengths=lengths, training=training)
                 x, h0, c0, Wx, Wh, b = (arrays[name] for name in ("x", "h0", "c0", "Wx", "Wh", "b"))
                 x, h = copy(x.swapaxes(0, 1), at_end), guarded((T, N, 2 * H), dtype, at_end)
                 h = h[..., H:] if at_end else h[..., :H]  # beside what another direction writes

@@ -68,7 +68,7 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, h, *, keep):
             saturated = np.asarray([-big, big, -big, 0], dtype).reshape(4, 1, 1)
             np.copyto(out, saturated, where=ended[start:stop, None, None, :])
 
-    return _recurrence(fill, h0, h, c0, Wh, keep)
+    return _recurrence(fill, h0, h, c0, Wh, keep, lengths)
 
 
 def forward(a, h0, c0, Wh, *, keep):
@@ -82,7 +82,7 @@ def forward(a, h0, c0, Wh, *, keep):
 
 
 @np.errstate(under="ignore")
-def _recurrence(fill, h0, h, c0, Wh, keep):
+def _recurrence(fill, h0, h, c0, Wh, keep, lengths=None):
     """All steps of h; `fill(start, stop, out)` writes pre-activations (steps, 4, H, N), halved but for those of g."""
     (T, N, H), dtype = h.shape, c0.dtype
     weights = Wh * _halves(H, dtype)
@@ -92,7 +92,7 @@ def _recurrence(fill, h0, h, c0, Wh, keep):
     states = np.empty((size + 1, H, N), dtype)  # h before and after each step of a block
     recurrent, scratch = np.empty((4 * H, N), dtype), np.empty((2, H, N), dtype)
     half = np.asarray(0.5, dtype)
-    records[0, 4], states[0] = c0.T, h0.T
+    records[0, 4], states[0], c_n = c0.T, h0.T, c0.copy()
 
     def views(units):
         """What each step takes, of these units."""
@@ -128,9 +128,13 @@ def _recurrence(fill, h0, h, c0, Wh, keep):
             _flush(states[count])
         h[start:stop] = states[1 : count + 1].swapaxes(1, 2)
         states[0] = states[count]
+        if lengths is None:
+            c_n[...] = records[place + count, 4].T
+        else:  # where a row ends: c is carried on from there, but not past a NaN in h, which reaches every gate
+            rows = np.flatnonzero(lengths > start)
+            c_n[rows] = records[place + np.minimum(lengths[rows], stop) - start, 4, :, rows]
         if not keep:
             records[0, 4] = records[count, 4]
-    c_n = records[T if keep else 0, 4].T.copy()
     if not keep:
         return c_n, None, None
     gates = records[:-1].reshape(T, 5 * H, N)[:, : 4 * H]

@@ -37,8 +37,8 @@ ROWS, LARGE, BYTES_A_ROW, MORE_ROWS = 4, 1 << 20, 1 << 17, 16
 WORTH_A_MEETING = 1e5, 4e5
 # Workspaces that are kept for later calls: how many of a dtype, of at most so many bytes each.
 SPARE, KEPT = 2, 1 << 26
-# Lengths where every row has all steps.
-FULL = np.empty(0, np.int64)
+# Lengths where every row has all steps, and the order of rows that come as they are.
+FULL = AS_THEY_ARE = np.empty(0, np.int64)
 # Bytes of a line of the cache, and of the largest register.
 LINE = 64
 
@@ -62,26 +62,37 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, h, *, keep):
     gates = np.empty((T if keep else 0, N, 4, H), x.dtype)
     b = np.zeros(4 * H, x.dtype) if b is None else np.ascontiguousarray(b, x.dtype)
     frozen = memory_of(Wx) is not None and memory_of(Wh) is not None
-    return _forward(x, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen)
+    lengths = FULL if lengths is None or lengths.min() >= T else np.ascontiguousarray(lengths, np.int64)
+    if keep or not lengths.size:
+        c_n, c, gates = _forward(x, AS_THEY_ARE, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen)
+        if lengths.size:  # not what was carried on from there: a NaN in h reaches every gate
+            c_n = np.where(lengths[:, None] > 0, c[np.minimum(lengths, T) - 1, np.arange(N)], c0)
+        return c_n, c, gates
+    order = _longest_first(lengths, _divide(_code(x.dtype), T, N, x.shape[2], H, 0 if frozen else PACKING))
+    found, c_n = np.empty((T, N, H), x.dtype), np.empty((N, H), x.dtype)
+    c_n[order], _, _ = _forward(
+        x, order, Wx, b, lengths[order], gates, h0[order], found, c0[order], Wh, keep, frozen
+    )  # fmt: skip
+    h[:, order] = found
+    return c_n, None, None
 
 
 def forward(a, h0, c0, Wh, *, keep):
     T, N, H = *a.shape[:2], Wh.shape[0]
     gates, h = np.ascontiguousarray(a).reshape(T, N, 4, H), np.empty((T, N, H), a.dtype)
-    return h, *_forward(a[..., :0], _plain(Wh)[:0], gates[0, 0, 0], None, gates, h0, h, c0, Wh, keep)
+    return h, *_forward(a[..., :0], AS_THEY_ARE, _plain(Wh)[:0], gates[0, 0, 0], FULL, gates, h0, h, c0, Wh, keep)
 
 
-def _forward(x, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen=False):
+def _forward(x, order, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen=False):
     T, N, D, H = *x.shape, Wh.shape[0]
     code = _code(x.dtype)
     h0 = _plain(np.ascontiguousarray(h0, code.dtype))
     c = np.empty((T + 1 if keep else 1, N, H), code.dtype)
     c[0] = c0
-    lengths = FULL if lengths is None else np.ascontiguousarray(lengths, np.int64)
     across, parts = _divide(code, T, N, D, H, 0 if frozen else PACKING)
     some, few, size = code.forward_space(T, N, D, H, frozen, across, parts, code.dtype.itemsize)
     packed = (_prepared(code, Wh, few), _prepared(code, Wx, False)) if frozen else (code.none, code.none)
-    forward = (x, _plain(Wx), b, lengths, gates, h0, h, c, _plain(Wh), keep, some, few, *packed)
+    forward = (x, order, _plain(Wx), b, lengths, gates, h0, h, c, _plain(Wh), keep, some, few, *packed)
     _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
     return c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
@@ -187,6 +198,16 @@ def _plain(v):
 def _with_rows(v):
     """v itself, or a copy that is aligned and has contiguous rows."""
     return v if v.flags.aligned and v.strides[2] == v.itemsize else v.copy()
+
+
+def _longest_first(lengths, divided):
+    """An order of the rows in which those of each thread come by falling length, and all threads have alike."""
+    (across, parts), N = divided, len(lengths)
+    starts = N * np.arange(1 if across else parts) // parts
+    place = np.arange(N) - np.repeat(starts, np.diff([*starts, N]))  # among the rows of a thread
+    order = np.empty(N, np.int64)
+    order[np.argsort(place, kind="stable")] = np.argsort(-lengths, kind="stable")
+    return order
 
 
 def _parts(code, flop):

@@ -26,11 +26,22 @@ BIG = 1e30
 
 
 @inlined
-def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows, y):
-    """Some steps and rows of x (T, N, D), one after the other."""
+def still_there(lengths, n0, n1, t):
+    """How many of the rows n0..n1 come before the last one that has step t: all, without lengths."""
+    while n1 > n0 and lengths.size and lengths[n1 - 1] <= t:
+        n1 -= 1
+    return n1 - n0
+
+
+@inlined
+def gather(x, t_step, n_step, d_step, order, lengths, t0, steps, n0, n1, D, rows, y):
+    """Some steps of x (T, N, D), and of each the rows that are still there, in their order; how many these are."""
+    pairs = 0
     for t in range(t0, t0 + steps):
-        for n in range(n0, n1):
-            here = t * t_step + n * n_step
+        there = still_there(lengths, n0, n1, t)
+        pairs += there
+        for n in range(n0, n0 + there if D else n0):
+            here = t * t_step + (order[n] if order.size else n) * n_step
             if d_step == 1:
                 for d in range(0, D, lanes(x)):
                     count = min(lanes(x), D - d)
@@ -39,6 +50,7 @@ def gather(x, t_step, n_step, d_step, t0, steps, n0, n1, D, rows, y):
                 for d in range(D):
                     rows[y + d] = x[here + d * d_step]
             y += D
+    return pairs
 
 
 @inlined
@@ -46,6 +58,16 @@ def saturate(room, z, wide, big):
     """Pre-activations of one row that carry its cell state on: i = 0, f = 1, o = 0."""
     for lane in range(z, z + wide):
         room[lane], room[lane + wide], room[lane + 2 * wide], room[lane + 3 * wide] = -big, big, -big, 0
+
+
+@inlined
+def carry_on(h, to, c, prev, next, gates, a, H, keep, first, last, one):
+    """A step of a row that has ended, for some units: h = 0, i = 0, f = 1, o = 0."""
+    for j in range(first, last):
+        h[to + j] = 0
+        c[next + j] = c[prev + j]
+        if keep:
+            gates[a + j], gates[a + H + j], gates[a + 2 * H + j], gates[a + 3 * H + j] = 0, one, 0, 0
 
 
 def prepare(W, few, packed):
@@ -60,13 +82,16 @@ def prepare(W, few, packed):
 
 
 def forward(
-    x, Wx, b, lengths, gates, h0, h, c, Wh, keep, some, few, packed_h, packed_x, space, across, meeting, part, parts
-):
+    x, order, Wx, b, lengths, gates, h0, h, c, Wh, keep, some, few, packed_h, packed_x, space, across,
+    meeting, part, parts,
+):  # fmt: skip
     """h (T, N, H), whose rows are contiguous, from h0, and c (T + 1 or 1, N, H) from its first entry on; with `keep`,
     gates (T, N, 4, H).
 
     Pre-activations are made of x (T, N, D) when they are wanted, for `some` steps at a time, so that they are in the
-    cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state.
+    cache; with D = 0 they stand in `gates`. Behind its length, where there are lengths, a row carries its cell state:
+    rows behind the last one that has a step are left out of it, so those shall come first that last longest. Row n of
+    all arrays but x is row order[n] of that, if `order` has any elements.
 
     With `across`, threads divide the units and meet after every step; without, they divide the rows. Weights are
     `packed_h` and `packed_x`, made by `prepare`, if these have any elements. `some`, `few` and `space` are as
@@ -114,34 +139,35 @@ def forward(
     pack(data(b), 0, 4 * H, 1, 1, 4 * H, room, bias, 4 * v0, 4 * v1, GATES, H)
     for t0 in range(0, T, some):
         steps = min(some, T - t0)
-        if D:
-            gather(data(x), x_t, x_n, x_d, t0, steps, n0, n1, D, room, entered)
+        pairs = gather(data(x), x_t, x_n, x_d, order, lengths, t0, steps, n0, n1, D, room, entered)
         for k in range(0, D, block):
             depth = min(block, D - k)
             if not again:
                 pack(data(Wx), k * x_k, x_k, x_j, depth, 4 * H, room, first, 4 * v0, 4 * v1, GATES, H)
-            for v in range(v0, v1):
+            for v in range(v0, v1 if pairs else v0):
                 begins = v0 + (v - v0) // group * group
                 row = min(group, v1 - begins) * width
-                z = made + (begins - v0) * steps * rows * width + (v - begins) * width
+                z = made + (begins - v0) * pairs * width + (v - begins) * width
                 base, z_row = (bias + (v - v0) * width, 0) if k == 0 else (z, row)
                 here = first + (v - v0) * width * depth
                 multiply_gates(room, entered + k, D, depth, inputs, first, here, total * depth,
-                               room, base, z_row, room, z, row, steps * rows)  # fmt: skip
+                               room, base, z_row, room, z, row, pairs)  # fmt: skip
+        done = 0
         for t in range(t0, t0 + steps):
+            there = still_there(lengths, n0, n1, t)
             above, entry, apart = (states, (t - 1) * h_t + n0 * h_n, h_n) if t > 0 else (data(h0), n0 * H, H)
             after, place_c = t * h_t + n0 * h_n, (t * N + n0) * H
             prev, next = (place_c, place_c + N * H) if c.shape[0] > 1 else (n0 * H, n0 * H)
-            for turn in range(0, v1 - v0, group):
+            for turn in range(0, v1 - v0 if there else 0, group):
                 begins = v0 + (to_and_fro(turn, 0, v1 - v0, group, t) if few else turn)
                 ends = min(begins + group, v1)
                 row = (ends - begins) * width
-                top = made + (begins - v0) * steps * rows * width + (t - t0) * rows * row
+                top = made + (begins - v0) * pairs * width + done * row
                 for place in range(begins, ends, pair):
                     v = to_and_fro(place, begins, ends, pair, t) if few else place
                     several = min(pair, ends - v)
                     z = top + (v - begins) * width
-                    for r in range(rows):
+                    for r in range(there):
                         for u in range(several if D == 0 or lengths.size else 0):
                             y, unit = z + r * row + u * width, (v + u) * wide
                             for gate in range(0 if D else 4):
@@ -150,23 +176,28 @@ def forward(
                             if lengths.size and t >= lengths[n0 + r]:
                                 saturate(room, y, wide, big)
                     if few:
-                        add_gates(above, entry, apart, H, weights, v * width * H, room, z, row, rows, several)
+                        add_gates(above, entry, apart, H, weights, v * width * H, room, z, row, there, several)
                     else:
                         multiply_gates(above, entry, apart, H, weights, v0 * width * H, v * width * H, total * H,
-                                       room, z, row, room, z, row, rows)  # fmt: skip
-                    for r in range(rows):
+                                       room, z, row, room, z, row, there)  # fmt: skip
+                    for r in range(there):
                         for u in range(several):
                             y = r * H + (v + u) * wide
                             cell(room, z + r * row + u * width, wide, cells, prev + y, cells, next + y,
                                  pre, 4 * place_c + 3 * r * H + y, H, keep, min(wide, H - (v + u) * wide),
                                  one, bound)  # fmt: skip
                 unit = begins * wide
-                for r in range(0, rows, at_once):
+                for r in range(0, there, at_once):
                     y, to = r * H + unit, after + r * h_n + unit
-                    several = min(at_once, rows - r) if by_rows else ends - begins
+                    several = min(at_once, there - r) if by_rows else ends - begins
                     outputs(room, top + r * row + 2 * wide, width, cells, next + y, H if by_rows else wide,
                             states, to, h_n if by_rows else wide, several, H - unit, 0 if by_rows else wide,
                             one, bound)  # fmt: skip
+            for r in range(there, rows):
+                y = r * H
+                carry_on(states, after + r * h_n, cells, prev + y, next + y, pre, 4 * (place_c + y), H, keep,
+                         v0 * wide, min(v1 * wide, H), one)  # fmt: skip
+            done += there
             if across:
                 wait(meeting, parts * (t + 1))
     restore(mode)

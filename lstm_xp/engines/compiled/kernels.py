@@ -26,13 +26,14 @@ def compile(dtype):
     def own(ndim, layout="C"):
         return types.Array(number, ndim, layout)
 
-    flag, counters, lengths = boolean, types.Array(int64, 1, "C"), types.Array(int64, 1, "C")
+    flag, counters, rows = boolean, types.Array(int64, 1, "C"), types.Array(int64, 1, "C")
     team = {"meeting": counters, "part": int64, "parts": int64}
     of_step = {name: given(ndim, "A") for name, ndim in (("x", 2), ("h", 3), ("c", 3), ("Wx", 2), ("Wh", 2), ("b", 1))}
     of_step |= {"next_h": own(3), "next_c": own(3)}
     arguments = {
         forward: {
-            "x": given(3, "A"), "Wx": given(2, "A"), "b": given(1), "lengths": lengths, "gates": own(4), "h0": given(2),
+            "x": given(3, "A"), "order": rows, "Wx": given(2, "A"), "b": given(1), "lengths": rows, "gates": own(4),
+            "h0": given(2),
             "h": own(3, "A"), "c": own(3), "Wh": given(2, "A"), "keep": flag, "some": int64, "few": flag,
             "packed_h": own(1), "packed_x": own(1), "space": own(1), "across": flag, **team,
         },
