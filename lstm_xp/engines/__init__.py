@@ -18,8 +18,8 @@ and, if they have something better than the reference engine's,
           *, keep)                                  zeros behind the lengths, which are N integers or None; x, Wx, b of
         -> c_n, c, gates                            the compute dtype; it writes h (T, N, H): rows are contiguous, but
                                                     may have gaps between them, and go back in memory; c_n is the cell
-                                                    state at each row's end; without `keep`, memory beside h does not
-                                                    grow with T
+                                                    state at each row's end; without `keep`, and without lengths,
+                                                    memory beside h does not grow with T
     gradients(dh, dh_n, dc_n, gates, c,             `backward` and stage three in one; dx is None unless `need_dx`
               x, h0, c0, h, Wx, Wh, *, need_dx)
         -> dx, dh0, dWx, dWh, db, dc0

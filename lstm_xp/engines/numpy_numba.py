@@ -1,5 +1,7 @@
 """NumPy, when numba is installed: the recurrence compiled, all steps in one call, on several threads.
 
+Without training, rows of different lengths are taken longest first, so that those that have ended are left out.
+
 What is compiled is in `compiled/`. Weights are packed once per call, in the order that the inner loop reads them, for
 all steps. Threads divide the rows, or the units where rows are few or weights large. The products of the other stages
 run in the same way, so that no second pool of threads takes part.
@@ -68,6 +70,7 @@ def layer(x, h0, c0, Wx, Wh, b, lengths, h, *, keep):
         if lengths.size:  # not what was carried on from there: a NaN in h reaches every gate
             c_n = np.where(lengths[:, None] > 0, c[np.minimum(lengths, T) - 1, np.arange(N)], c0)
         return c_n, c, gates
+    # In memory of its own: it lies in another order.
     order = _longest_first(lengths, _divide(_code(x.dtype), T, N, x.shape[2], H, 0 if frozen else PACKING))
     found, c_n = np.empty((T, N, H), x.dtype), np.empty((N, H), x.dtype)
     c_n[order], _, _ = _forward(
