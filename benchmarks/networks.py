@@ -17,12 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from lstm_xp import LSTM, freeze, weights
-from lstm_xp.testing import assert_close
+from lstm_xp.testing import limit, relative_error
 
 from . import machine, records, turns
 from .arguments import add_run, check_run
 
 LETTERS = "L,directions,N,T,D,H"
+# So many times our limit of errors is granted to rivals: PyTorch's are at times twice as large, at others not.
+RIVALS = 4
 SIZES = (
     (1, 2, 1, 50, 64, 64),
     (2, 2, 1, 20, 64, 128),
@@ -119,7 +121,9 @@ def calls(name, what, size, ragged, seconds):
     exact = LSTM(D, H, layers, bidirectional=directions == 2, forget_bias=0, engine="array_api")
     wide = [type(p)(*(None if v is None else v.astype(np.float64) for v in p)) for p in params]
     expected, _, _ = exact.forward(wide, x.astype(np.float64), lengths=lengths, training=False)
-    assert_close(contender.inference(), expected.astype(np.float32), steps=layers * T, name=f"output of {name}")
+    error, most = relative_error(contender.inference(), expected), limit("float32", steps=layers * T)
+    if not error <= most * (1 if name == "lstm_xp" else RIVALS):
+        raise AssertionError(f"output of {name}: error {error:.3g}, where {most:.3g} is rounding")
     return turns.taken(getattr(contender, what), seconds)
 
 
