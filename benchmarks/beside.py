@@ -16,7 +16,7 @@ from time import sleep
 
 import numpy as np
 
-from . import machine, records, turns
+from . import machine, turns
 from .arguments import add_run, check_run
 from .ours import Contender
 from .problems import Problem
@@ -75,18 +75,12 @@ def main(argv=None):
         print(json.dumps(calls(*json.loads(args.one))))
         return 0
     check_run(parser, args)
-    about, found = machine.describe(), []
-    for numbers in args.sizes:
-        common = dict(zip("NTDH", numbers, strict=True)) | {"size": Problem.of(numbers, "float32").name}
-        common |= {"contender": "lstm_xp", "what": "inference", "machine": about, "dtype": "float32", "failed": ""}
-        measured = turns.rounds(
-            args.rounds, numbers, CONDITIONS, lambda each, numbers=numbers: measure(numbers, each, args.seconds)
-        )
-        found += [common | {"beside": condition} | record for condition, record in measured.items()]
-    if args.out:
-        records.write(args.out, found)
-    print(f"Milliseconds:\n\n{table(found)}")
-    return 0
+
+    def about(condition, size):
+        named = {"size": Problem.of(size, "float32").name, "contender": "lstm_xp", "what": "inference"}
+        return dict(zip("NTDH", size, strict=True)) | named | {"beside": condition}
+
+    return turns.run(args, CONDITIONS, lambda each, size: measure(size, each, args.seconds), about, table)
 
 
 if __name__ == "__main__":

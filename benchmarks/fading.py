@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 
-from . import machine, records, rivals, turns
+from . import rivals, turns
 from .arguments import add_run, check_run
 from .problems import Problem
 
@@ -57,19 +57,12 @@ def main(argv=None):
         print(json.dumps(calls(*json.loads(args.one))))
         return 0
     check_run(parser, args)
-    about, found = machine.describe(), []
-    for size in args.sizes:
-        common = dict(zip("NTDH", size, strict=True)) | {"size": ",".join(map(str, size))}
-        common |= {"machine": about, "dtype": "float32", "failed": ""}
-        measured = turns.rounds(
-            args.rounds, size, _pairs(), lambda pair, size=size: measure(pair[0], size, pair[1], args.seconds)
-        )
-        for (name, gradient), record in measured.items():
-            found.append(common | {"contender": name, "what": "training", "gradient": gradient} | record)
-    if args.out:
-        records.write(args.out, found)
-    print(f"Milliseconds:\n\n{table(found)}")
-    return 0
+
+    def about(pair, size):
+        name, gradient = pair
+        return dict(zip("NTDH", size, strict=True)) | {"contender": name, "what": "training", "gradient": gradient}
+
+    return turns.run(args, _pairs(), lambda pair, size: measure(pair[0], size, pair[1], args.seconds), about, table)
 
 
 if __name__ == "__main__":

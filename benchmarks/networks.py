@@ -19,7 +19,7 @@ import numpy as np
 from lstm_xp import LSTM, freeze, weights
 from lstm_xp.testing import limit, relative_error
 
-from . import machine, records, turns
+from . import turns
 from .arguments import add_run, check_run
 
 LETTERS = "L,directions,N,T,D,H"
@@ -152,19 +152,15 @@ def main(argv=None):
     check_run(parser, args)
     if any(directions > 2 for _, directions, *_ in args.sizes):
         parser.error("--sizes: directions must be 1 or 2")
-    about, found = machine.describe(), []
-    for size in args.sizes:
-        common = dict(zip(("layers", "directions", *"NTDH"), size, strict=True)) | {"lengths": args.lengths}
-        common |= {"size": ",".join(map(str, size)), "machine": about, "dtype": "float32", "failed": ""}
-        measured = turns.rounds(
-            args.rounds, size, things(args.lengths),
-            lambda thing, size=size: measure(thing, size, args.lengths, args.seconds),
-        )  # fmt: skip
-        found += [common | {"contender": name, "what": what} | record for (name, what), record in measured.items()]
-        if args.out:
-            records.write(args.out, found)
-    print(f"Milliseconds:\n\n{table(found)}")
-    return 0
+
+    def about(thing, size):
+        sizes = dict(zip(("layers", "directions", *"NTDH"), size, strict=True))
+        return sizes | {"lengths": args.lengths, "contender": thing[0], "what": thing[1]}
+
+    asked = things(args.lengths)
+    return turns.run(
+        args, asked, lambda thing, size: measure(thing, size, args.lengths, args.seconds), about, table
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

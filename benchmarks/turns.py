@@ -6,7 +6,7 @@ import sys
 from statistics import median
 from time import perf_counter
 
-from . import machine
+from . import machine, records
 from .tables import milliseconds
 
 
@@ -42,10 +42,27 @@ def rounds(count, size, things, measure):
     return {thing: {"median_s": median(medians), "round_medians_s": medians} for thing, medians in found.items()}
 
 
+def run(args, things, measure, about, table):
+    """All sizes of a program, written and printed; its exit status.
+
+    `measure(thing, size)` is the median of a process, `about(thing, size)` what a record says of it, and `table(found)`
+    the records as Markdown.
+    """
+    common, found = {"machine": machine.describe(), "dtype": "float32", "failed": ""}, []
+    for size in args.sizes:
+        measured = rounds(args.rounds, size, things, lambda thing, size=size: measure(thing, size))
+        named = common | {"size": ",".join(map(str, size))}
+        found += [named | about(thing, size) | record for thing, record in measured.items()]
+        if args.out:
+            records.write(args.out, found)
+    print(f"Milliseconds:\n\n{table(found)}")
+    return 0
+
+
 def table(first, columns, rows):
     """Markdown of milliseconds: for each row its name, and the record of each column, or None."""
     lines = [f"| {first} | " + " | ".join(columns) + " |", "| ---" + " | ---:" * len(columns) + " |"]
-    for name, records in rows:
-        cells = ("-" if record is None else milliseconds(record["median_s"]) for record in records)
+    for name, found in rows:
+        cells = ("-" if record is None else milliseconds(record["median_s"]) for record in found)
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
