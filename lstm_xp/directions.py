@@ -69,11 +69,11 @@ def _backward_direction(dy, dh_n, dc_n, cache, need_dx):
     return found.dx, found.dh0, found.dc0, Direction(found.dWx, found.dWh, found.db)
 
 
-def _side_by_side(outputs, xp):
-    return xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
-
-
 def backward_steps(dy, dh_n, dc_n, cache):
     """Gradients at every step, in the caller's order of time: of the pre-activations (N, T, 4H), of h and of c."""
     kind = variants if isinstance(cache, variants.VariantCache) else stages
     return kind.backward_steps(dy, dh_n, dc_n, cache)
+
+
+def _side_by_side(outputs, xp):
+    return xp.concat(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
