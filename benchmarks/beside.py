@@ -62,8 +62,8 @@ def table(found):
     """The records as Markdown."""
     of = {(tuple(record[letter] for letter in "NTDH"), record["beside"]): record for record in found}
     sizes = dict.fromkeys(size for size, _ in of)
-    rows = [(",".join(map(str, size)), [of[size, condition] for condition in CONDITIONS]) for size in sizes]
-    return turns.table("N,T,D,H", list(CONDITIONS), rows)
+    rows = [((",".join(map(str, size)),), [of[size, condition] for condition in CONDITIONS]) for size in sizes]
+    return turns.table(("N,T,D,H",), list(CONDITIONS), rows)
 
 
 def main(argv=None):

@@ -44,8 +44,8 @@ def table(found):
     """The records as Markdown."""
     sizes = dict.fromkeys(record["size"] for record in found)
     of = {(record["size"], record["contender"], record["gradient"]): record for record in found}
-    rows = [(size, [of[size, *pair] for pair in _pairs()]) for size in sizes]
-    return turns.table("N,T,D,H", [", ".join(pair) for pair in _pairs()], rows)
+    rows = [((size,), [of[size, *pair] for pair in _pairs()]) for size in sizes]
+    return turns.table(("N,T,D,H",), [", ".join(pair) for pair in _pairs()], rows)
 
 
 def main(argv=None):

@@ -63,7 +63,7 @@ class Torch:
         self.torch, self.lengths = torch, None if lengths is None else torch.from_numpy(lengths)
         self.module = torch.nn.LSTM(
             network.input_size, network.hidden_size, network.num_layers,
-            batch_first=True, bidirectional=network.bidirectional,
+            batch_first=True, bidirectional=network.bidirectional, proj_size=network.proj_size,
         )  # fmt: skip
         state = weights.to_pytorch(network, params)
         self.module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
@@ -117,11 +117,20 @@ def calls(name, what, size, ragged, seconds):
     x, dy = (rng.standard_normal((N, T, K), dtype=np.float32) for K in (D, directions * H))
     lengths = rng.integers(max(1, T // 2), T + 1, N) if ragged else None
     params = network.init()
-    contender = CONTENDERS[name](network, params, x, dy, lengths)
     exact = LSTM(D, H, layers, bidirectional=directions == 2, forget_bias=0, engine="array_api")
     wide = [type(p)(*(None if v is None else v.astype(np.float64) for v in p)) for p in params]
     expected, _, _ = exact.forward(wide, x.astype(np.float64), lengths=lengths, training=False)
-    error, most = relative_error(contender.inference(), expected), limit("float32", steps=layers * T)
+    return timed(name, what, (network, params, x, dy, lengths), expected, seconds)
+
+
+def timed(name, what, given, expected, seconds):
+    """Seconds that each call of a contender took, after its output was compared with what is expected, in float64.
+
+    `given` is what contenders are made of: network, parameters, x, gradient of the output, and lengths or None.
+    """
+    contender, (network, _, x, *_) = CONTENDERS[name](*given), given
+    error = relative_error(contender.inference(), expected)
+    most = limit("float32", steps=network.num_layers * x.shape[1])
     if not error <= most * (1 if name == "lstm_xp" else RIVALS):
         raise AssertionError(f"output of {name}: error {error:.3g}, where {most:.3g} is rounding")
     return turns.taken(getattr(contender, what), seconds)
@@ -132,12 +141,14 @@ def measure(thing, size, ragged, seconds):
     return turns.ask("networks", thing[0], [*thing, size, ragged, seconds])
 
 
-def table(found):
-    """The records as Markdown."""
-    columns = list(dict.fromkeys((record["contender"], record["what"]) for record in found))
-    of = {(record["size"], record["contender"], record["what"]): record for record in found}
-    rows = [(size, [of.get((size, *pair)) for pair in columns]) for size in dict.fromkeys(size for size, *_ in of)]
-    return turns.table(LETTERS, [f"{name}, {what}" for name, what in columns], rows)
+def table(found, first=(LETTERS,), keys=("size",)):
+    """The records as Markdown: a row for each set of values of these keys, which stand in the first columns."""
+    of = {}
+    for record in found:
+        of.setdefault(tuple(record[key] for key in keys), {})[record["contender"], record["what"]] = record
+    columns = [pair for pair in things(False) if any(pair in row for row in of.values())]
+    rows = [(names, [row.get(pair) for pair in columns]) for names, row in of.items()]
+    return turns.table(first, [f"{name}, {what}" for name, what in columns], rows)
 
 
 def main(argv=None):

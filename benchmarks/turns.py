@@ -60,9 +60,8 @@ def run(args, things, measure, about, table):
 
 
 def table(first, columns, rows):
-    """Markdown of milliseconds: for each row its name, and the record of each column, or None."""
-    lines = [f"| {first} | " + " | ".join(columns) + " |", "| ---" + " | ---:" * len(columns) + " |"]
-    for name, found in rows:
-        cells = ("-" if record is None else milliseconds(record["median_s"]) for record in found)
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Markdown of milliseconds: for each row the names in its first columns, and the record of each column, or None."""
+    lines = [(*first, *columns), ("---",) * len(first) + ("---:",) * len(columns)]
+    for names, found in rows:
+        lines.append((*names, *("-" if record is None else milliseconds(record["median_s"]) for record in found)))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
