@@ -47,9 +47,8 @@ def check_configuration(network):
         )
     if network.precision is not None and network.precision not in PRECISIONS:
         raise ValueError(f"LSTM: precision must be one of {', '.join(PRECISIONS)}, or None; got {network.precision!r}.")
-    by_engine = network.plain and not network.recurrent_dropout
-    if not by_engine and (network.precision is not None or network.engine != "auto"):
-        raise ValueError("LSTM: engine and precision are for plain cells: variants run through the general recurrence.")
+    if network.precision is not None and not (network.plain and not network.recurrent_dropout):
+        raise ValueError("LSTM: precision is for plain cells: variants are multiplied as their array library does it.")
 
 
 def _integer(name, value, least):

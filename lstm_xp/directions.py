@@ -16,16 +16,18 @@ def forward_layer(
     Of each direction: parameters, initial h and c, masks, and whether it is reversed. The cache is that of
     `lstm_forward`, or of `variants.forward`: each has h_n, c_n and the gates. The arguments are not checked here.
     """
-    count = range(len(params))
+    count, H = range(len(params)), params[0].Wh.shape[1] // 4
+    problem = checks.problem(x, checks.device(x), H, training, precision, xp)
     if not all(variants.is_plain(p, cell, mask) for p, mask in zip(params, masks, strict=True)):
-        found = [
-            variants.forward(x, *states[k], params[k], cell, masks[k],
-                             lengths=lengths, reverse=reversals[k], keep=training)
+        chosen = engines.choose(engine, problem, cell)
+        used = chosen.name if isinstance(engine, str) else chosen
+        runs = [
+            partial(variants.forward, x, *states[k], params[k], cell, masks[k],
+                    lengths=lengths, reverse=reversals[k], keep=training, engine=used)
             for k in count
         ]  # fmt: skip
+        found = engines.run(chosen, problem, runs)
         return _side_by_side([h for h, _ in found], xp), [cache for _, cache in found]
-    H = params[0].Wh.shape[0]
-    problem = checks.problem(x, checks.device(x), H, training, precision, xp)
     chosen = engines.choose(engine, problem)
     y, places = None, [None, None]
     if len(params) == 2 and problem.array_library == "numpy":  # each direction writes to its place in the output
@@ -48,12 +50,10 @@ def backward_layer(outer, caches, *, need_dx):
     Of each direction: the gradients of h (N, T, R), h_n and c_n, each an array or None, and its cache.
     """
     runs = [partial(_backward_direction, *given, cache, need_dx) for given, cache in zip(outer, caches, strict=True)]
-    if any(isinstance(cache, variants.VariantCache) for cache in caches):
-        found = [run() for run in runs]
-    else:
-        x, H, precision = caches[0].x, caches[0].Wh.shape[0], caches[0].precision
-        problem = checks.problem(x, checks.device(x), H, True, precision, checks.namespace(x))
-        found = engines.run(engines.load(caches[0].engine, precision), problem, runs)
+    x, variant = caches[0].x, isinstance(caches[0], variants.VariantCache)
+    H, precision = caches[0].c_n.shape[1], "ieee" if variant else caches[0].precision
+    problem = checks.problem(x, checks.device(x), H, True, precision, checks.namespace(x))
+    found = engines.run(engines.load(caches[0].engine, precision), problem, runs)
     dx, *more = (dx for dx, *_ in found)
     for other in more if need_dx else ():
         # In place, where it can be: dx is new, nobody else has it yet.

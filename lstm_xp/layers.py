@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backpropagation, checks, parameters, streaming, variants
+from . import backpropagation, checks, parameters, streaming
 from . import masks as random_masks
 from .activations import activation
 from .checks import Array
@@ -20,7 +20,7 @@ from .directions import forward_layer
 from .masks import Masks
 from .parameters import Direction, Expected, State
 from .records import LayerCache, LayerGradients
-from .variants import Cell
+from .variant_cells import PLAIN, Cell
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class LSTM:
     precision : {None, 'ieee', 'tf32', 'tf32x3'}
         As in `lstm_forward`; plain cells only.
     engine : str or engine
-        As in `lstm_forward`; plain cells only.
+        As in `lstm_forward`. Variants are computed by 'numpy_numba' (all activations but Softplus) and 'array_api'.
 
     Raises
     ------
@@ -94,7 +94,8 @@ class LSTM:
     its expectation: a weighted mean of old and new state.
 
     Plain cells run through `lstm_forward`, on the engine that is fastest for the array library. Variants, and runs with
-    recurrent dropout, go through the general recurrence of `lstm_xp.variants`, in the terms of the array library.
+    recurrent dropout, are compiled where numba is installed, for NumPy arrays of float32 and float64; elsewhere they go
+    step by step, in the terms of the array library.
 
     References
     ----------
@@ -166,7 +167,7 @@ class LSTM:
     @cached_property
     def plain(self) -> bool:
         """Whether the cells are plain ones; recurrent dropout is another matter."""
-        return self.cell == variants.PLAIN and not (self.proj_size or self.peepholes or self.layer_norm)
+        return self.cell == PLAIN and not (self.proj_size or self.peepholes or self.layer_norm)
 
     @cached_property
     def expected(self) -> Expected:

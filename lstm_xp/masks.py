@@ -14,7 +14,7 @@ from .checks import Array
 from .libraries import Library
 from .parameters import place
 from .timeline import Timeline
-from .variants import CellMasks
+from .variant_cells import CellMasks
 
 
 class Masks(NamedTuple):

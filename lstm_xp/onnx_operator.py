@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from . import checks
 from .checks import Array
 from .directions import forward_layer
-from .variants import Cell, CellMasks
+from .variant_cells import Cell, CellMasks
 from .weights.onnx_layout import DIRECTIONS, check_attributes, direction_of, functions_of, rules
 
 

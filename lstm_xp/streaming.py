@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from . import checks, engines, variants
+from . import checks, engines, variant_cells, variants
 from .cell import conversions
 from .checks import Problem
 from .parameters import Direction, State, check_parameters, check_state, fit, stacked, state_fits, state_shapes
@@ -82,9 +82,9 @@ def _variant_step(network, p, x, h, c):
     xp = checks.namespace(x)
     wide, narrow = conversions(x, xp)
     p = variants.wide_parameters(p, wide)
-    masks = variants.expectations(network.cell)
-    a = variants.input_part(wide(x), p, xp)
-    h, c, _ = variants.step(a, wide(h), wide(c), p, network.cell, masks, xp)
+    masks = variant_cells.expectations(network.cell)
+    a = variant_cells.input_part(wide(x), p, xp, engines.product(engines.load("array_api")))
+    h, c, *_ = variant_cells.step(a, wide(h), wide(c), p, network.cell, masks, xp)
     return narrow(h), narrow(c)
 
 

@@ -6,7 +6,8 @@ from problems import settled
 from lstm_xp import LSTM, Direction, Masks, State, lstm_forward, variants
 from lstm_xp import parameters as layout
 from lstm_xp.testing import assert_close
-from lstm_xp.variants import CellMasks, is_plain
+from lstm_xp.variant_cells import CellMasks
+from lstm_xp.variants import is_plain
 
 N, T, D, H, P = 4, 5, 3, 6, 2
 LENGTHS = [3, 0, 5, 1]

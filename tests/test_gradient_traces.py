@@ -7,7 +7,8 @@ from problems import COTANGENTS, ORDERS, given, host, orders, random_problem, ru
 from problems import backward as sequence_backward
 from problems import forward as sequence_forward
 
-from lstm_xp import LSTM, GradientTrace, State, checks, gradient_traces, lstm_step_forward, variants
+from lstm_xp import LSTM, GradientTrace, State, checks, gradient_traces, lstm_step_forward, variant_cells
+from lstm_xp.engines import array_api
 from lstm_xp.libraries import to_numpy
 from lstm_xp.testing import assert_close
 
@@ -110,7 +111,7 @@ def network_by_torch(torch, network, values, lengths, masks):
             for n in range(N):
                 length, h, c = lengths[n], tensors["h"][k, n : n + 1], tensors["c"][k, n : n + 1]
                 for t in reversed(range(length)) if backwards else range(length):
-                    a = variants.input_part(x[n : n + 1, t], p, torch).requires_grad_()
+                    a = variant_cells.input_part(x[n : n + 1, t], p, torch, array_api.product).requires_grad_()
                     drawn = masks.of(k)
                     drawn = drawn._replace(
                         recurrent=drawn.recurrent if drawn.recurrent is None else drawn.recurrent[n : n + 1],
@@ -120,8 +121,8 @@ def network_by_torch(torch, network, values, lengths, masks):
                             if name != "recurrent" and mask is not None
                         },
                     )
-                    drawn = variants.expectations(network.cell, drawn)
-                    h, c, _ = variants.step(a, h, c, p, network.cell, drawn, torch)
+                    drawn = variant_cells.expectations(network.cell, drawn)
+                    h, c, *_ = variant_cells.step(a, h, c, p, network.cell, drawn, torch)
                     kept[k, n, t] = a, c.requires_grad_(), h.requires_grad_()
                     for tensor in kept[k, n, t]:
                         tensor.retain_grad()

@@ -34,7 +34,7 @@ SETTINGS = [
     ({"activations": ("Sigmoid", "Tanh", "Sine")}, ValueError, "LSTM: "),
     ({"bidirectional": True, "reverse": True}, ValueError, "LSTM: a bidirectional network has both directions"),
     ({"precision": "fast"}, ValueError, "LSTM: precision must be one of ieee, tf32, tf32x3, or None; got 'fast'."),
-    ({"peepholes": True, "engine": "numpy_fused"}, ValueError, "LSTM: engine and precision are for plain cells"),
+    ({"peepholes": True, "precision": "tf32"}, ValueError, "LSTM: precision is for plain cells"),
 ]
 
 

@@ -28,7 +28,8 @@ from variant_problems import (  # fmt: skip
 from lstm_xp import LSTM
 from lstm_xp.activations import KINDS, activation
 from lstm_xp.testing import DERIVATIVE_LIMITS, assert_close
-from lstm_xp.variants import CellMasks, is_plain
+from lstm_xp.variant_cells import CellMasks
+from lstm_xp.variants import is_plain
 
 named = pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 wide = pytest.mark.parametrize("variant", [VARIANTS[name] for name in WIDE], ids=WIDE)

@@ -10,7 +10,7 @@ from lstm_xp import checks, variants
 from lstm_xp.activations import activation
 from lstm_xp.parameters import Direction
 from lstm_xp.testing import assert_close
-from lstm_xp.variants import Cell, CellMasks
+from lstm_xp.variant_cells import Cell, CellMasks
 
 PLAIN = ("Sigmoid", "Tanh", "Tanh")
 ODD = ("HardSigmoid", "Softsign", ("ScaledTanh", 1.3, 0.7))

@@ -46,6 +46,16 @@ and, if they have something better than the reference engine's,
         -> results                                  problems of this size and depend on nothing of each other: for a
                                                     layer of two directions, at the same time if that is quicker, on
                                                     another thread, in a copy of the caller's context
+    lacks(cell) -> str                              of an engine that computes variants of the cell, too (`Cell` and
+                                                    others of variant_cells.py): why not this one; "" if it does
+    cells(a, h0, c0, p, cell, masks, lengths, *,    `forward` of a variant: h0 (N, R), h (T, N, R), p a `Direction` in
+          keep)                                     the compute dtype, masks in the order of processing, rates in place
+        -> h, c_n, states                           of masks that were not drawn; behind the N lengths, or None, states
+                                                    are held. `States`, or None without `keep`
+    cells_gradients(dh, dh_n, dc_n, c0, states,     `backward` of a variant; dh (T, N, R) may be None. Gradients that
+                    norms, p, cell, masks,          nobody asks for may have no elements
+                    lengths)
+        -> dh0, dc0, between
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`, one
                                                     and the same at each call; what has `at` needs no other name
@@ -179,13 +189,16 @@ def warmup(*dtypes: Any) -> None:
                 engine.warmup(dtype)
 
 
-def choose(engine, problem):
-    """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines."""
+def choose(engine, problem, cell=None):
+    """The engine for a problem: the one that is asked for, or the first that neither refuses nor declines.
+
+    With a `cell`, for a variant of the cell.
+    """
     if isinstance(engine, str) and engine == "auto":
         willing = (load(name, problem.precision) for name in candidates(problem.array_library))
-        return next(engine for engine in willing if not _objection(engine, problem))
+        return next(engine for engine in willing if not (_lack(engine, cell) or _objection(engine, problem)))
     chosen = load(engine, problem.precision)
-    reason = chosen.refuses(problem)
+    reason = _lack(chosen, cell) or chosen.refuses(problem)
     if reason:
         raise EngineError(f"engine {chosen.name!r} cannot run this problem: {reason}.")
     return chosen
@@ -200,6 +213,13 @@ def explain(problem):
             return "\n".join([f"{name}: runs", *lines])
         lines.append(f"{name}: {objection}")
     raise AssertionError("the last engine of every list runs anything")
+
+
+def _lack(engine, cell):
+    """Why an engine does not compute a variant of the cell; "" for the plain cell, None."""
+    if cell is None:
+        return ""
+    return engine.lacks(cell) if hasattr(engine, "lacks") else "it computes plain cells only"
 
 
 def _objection(engine, problem):

@@ -1,9 +1,15 @@
-"""The reference engine: any array library, straight from the equations of `cell.py`. It refuses nothing."""
+"""The reference engine: any array library, straight from the equations of `cell.py` and, for the cell variants, of
+`variant_cells.py`. It refuses nothing."""
 
 from .. import checks
 from ..cell import cell_backward, cell_forward, conversions, split
+from ..timeline import Timeline, where
+from ..variant_cells import Between, States, at, slopes, step_backward
+from ..variant_cells import step as variant_step
 
 name = "array_api"
+
+FADES = 32  # steps after which gradients that have become nearly too small are taken out
 
 
 def refuses(problem):
@@ -71,3 +77,63 @@ def step(x, h, c, Wx, Wh, b):
     a = xp.matmul(wide(x), wide(Wx)) + xp.matmul(wide(h), wide(Wh))
     _, h, c = cell_forward(a if b is None else a + wide(b), wide(c), xp)
     return narrow(h), narrow(c)
+
+
+def lacks(cell):
+    return ""
+
+
+def cells(a, h0, c0, p, cell, masks, lengths, *, keep):
+    xp, (T, N, _) = checks.namespace(a), a.shape
+    wide, narrow = conversions(h0, xp)
+    valid = None if lengths is None else Timeline(N, T, lengths, False, xp, checks.device(a)).valid(T)
+    h, c, all_h, states = h0, c0, [], []
+    for t in range(T):
+        next_h, next_c, new, z, gates = variant_step(a[t, ...], wide(h), c, p, cell, at(masks, t), xp)
+        next_h = narrow(next_h)
+        if lengths is not None:
+            next_h, next_c = (where(valid[t, ...], v, old, xp) for v, old in ((next_h, h), (next_c, c)))
+        h, c = next_h, next_c
+        all_h.append(h)
+        if keep:
+            states.append((c, new, xp.concat(z, axis=-1), xp.concat(gates, axis=-1)))
+    if not keep:
+        return xp.stack(all_h), c, None
+    all_c, all_cells, all_z, all_gates = zip(*states, strict=True)
+    all_c = xp.stack(all_c)
+    all_cells = all_c if masks.zoneout_c is None else xp.stack(all_cells)
+    return xp.stack(all_h), c, States(all_c, all_cells, xp.stack(all_z), xp.stack(all_gates))
+
+
+def cells_gradients(dh, dh_n, dc_n, c0, states, norms, p, cell, masks, lengths, record=None):
+    xp, (T, N, _) = checks.namespace(dh_n), states.gates.shape
+    valid = None if lengths is None else Timeline(N, T, lengths, False, xp, checks.device(dh_n)).valid(T)
+    rates = slopes(c0, states, norms, p, cell, xp)
+    dh_t, dc_t, steps = dh_n, dc_n, []
+    for t in reversed(range(T)):
+        if dh is not None:
+            dh_t = dh_t + dh[t, ...]
+        if t % FADES == 0:
+            dh_t, dc_t = _without_faded(dh_t, xp), _without_faded(dc_t, xp)
+        found = step_backward(dh_t, dc_t, at(rates, t), p, at(masks, t), xp)
+        dprev_h, dprev_c, dnew, between = found
+        steps.append(between)
+        if record is not None:
+            record.append((between[0], dh_t, dnew if masks.zoneout_c is None else dc_t))
+        if lengths is not None:
+            dprev_h, dprev_c = xp.where(valid[t, ...], dprev_h, dh_t), xp.where(valid[t, ...], dprev_c, dc_t)
+        dh_t, dc_t = dprev_h, dprev_c
+    between = (xp.stack(kind[::-1]) for kind in zip(*steps, strict=True))
+    if lengths is not None:
+        between = (where(valid, kind, xp.zeros_like(kind), xp) for kind in between)
+    return dh_t, dc_t, Between(*between, rates.m)
+
+
+def _without_faded(v, xp):
+    """Zeros in place of what would soon be denormal: there gradients end that shrink at each step, not at 0.
+
+    Processors take up to a hundred times as long for such numbers.
+    """
+    limits = xp.finfo(v.dtype)
+    least = float(limits.smallest_normal) / float(limits.eps)
+    return xp.where(xp.abs(v) < least, xp.zeros_like(v), v)

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ..freezing import memory_of
+from ..variant_cells import EPSILON, Between, States
 from . import numpy_fused
 
 name = "numpy_numba"
@@ -131,6 +132,95 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     return carry, dc
 
 
+def product(A, B, bias=None):
+    M, K, N = *A.shape, B.shape[1]
+    code = _code(np.result_type(A, B))
+    A, B = (_plain(v.astype(code.dtype, copy=False)) for v in (A, B))
+    bias = np.zeros(N, code.dtype) if bias is None else np.ascontiguousarray(bias, code.dtype)
+    out, parts = np.empty((M, N), code.dtype), _parts(code, 2 * M * K * N)
+    size = code.matmul_space(N, parts, code.dtype.itemsize)
+    _run(code, parts, size, lambda space, *share: code.matmul(A, B, bias, out, space, *share))
+    return out
+
+
+def lacks(cell):
+    from .compiled.activations import NAMES
+
+    missing = [kind.name for kind in cell.activations if kind.name not in NAMES]
+    return f"it has no {missing[0]}" if missing else ""
+
+
+def cells(a, h0, c0, p, cell, masks, lengths, *, keep):
+    (T, N, K), R, dtype = a.shape, h0.shape[1], a.dtype
+    H, code, options = K // 4, _code(dtype), _cell(p, cell, masks, lengths, dtype)
+
+    def kept(size, wanted=True):
+        return np.empty((T, N, size) if keep and wanted else (0, 0, 0), dtype)
+
+    h, c = np.empty((T, N, R), dtype), np.empty((T if keep else 1, N, H), dtype)
+    new, z = kept(H, masks.zoneout_c is not None), kept(K, _reads_z(cell))
+    h0, c0 = _plain(np.ascontiguousarray(h0)), _plain(np.ascontiguousarray(c0))
+    parts = _apart(code, T, N, R, H)
+    size = code.cell_forward_space(N, H, R, p.Wp is not None, p.gain_h is not None, parts, dtype.itemsize)
+    arguments = a, h0, _plain(p.Wh), *options, c0, h, c, new, z, keep
+    _run(code, parts, size, lambda space, *share: code.cell_forward(*arguments, space, *share))
+    states = States(c, new if new.size else c, z if z.size else None, a) if keep else None
+    return h, c[-1], states
+
+
+def cells_gradients(dh, dh_n, dc_n, c0, states, norms, p, cell, masks, lengths):
+    (T, N, K), R, dtype = states.gates.shape, dh_n.shape[1], c0.dtype
+    H, code, options = K // 4, _code(dtype), _cell(p, cell, masks, lengths, dtype)
+    projects, normalises = p.Wp is not None, p.gain_h is not None
+
+    def given(v):
+        return np.empty((0, 0, 0), dtype) if v is None else _plain(np.ascontiguousarray(v))
+
+    def between(size, wanted=True):
+        return np.empty((T, N, size) if wanted else (0, 0, 0), dtype)
+
+    dh = np.broadcast_to(np.zeros(R, dtype), (T, N, R)) if dh is None else _with_rows(dh)
+    carry_h, carry_c = (np.array(v, dtype, order="C") for v in (dh_n, dc_n))
+    kept = [given(v) for v in (states.gates, states.c, None if states.cells is states.c else states.cells, states.z)]
+    norms = [given(v) for v in norms]
+    da, dr, dout = between(K), between(K, normalises), between(R, projects)
+    dseen, m = between(H, normalises), between(H, projects)
+    parts = _apart(code, T, N, R, H)
+    size = code.cell_backward_space(N, H, R, projects, parts, dtype.itemsize)
+    arguments = (dh, carry_h, carry_c, *kept, *norms, _plain(p.Wh), *options, given(c0), da, dr, dout, dseen, m)
+    _run(code, parts, size, lambda space, *share: code.cell_backward(*arguments, space, *share))
+    return carry_h, carry_c, Between(da, dr if normalises else da, dout, dseen, m)
+
+
+def _reads_z(cell):
+    """Whether slopes are not known from the gates alone."""
+    return cell.clip is not None or any(kind.name not in ("Sigmoid", "Tanh") for kind in cell.activations[:2])
+
+
+def _apart(code, T, N, R, H):
+    """How many threads divide the rows of a cell's recurrence."""
+    return min(-(-N // ROWS), _parts(code, 8 * T * N * R * H))
+
+
+def _cell(p, cell, masks, lengths, dtype):
+    """What a cell has beside Wh, as the kernels take it: what is not there has no elements."""
+    from .compiled.activations import NAMES
+
+    def given(v, ndim):
+        return np.empty((0,) * ndim, dtype) if v is None else _plain(np.ascontiguousarray(v, dtype))
+
+    zoneout_h, zoneout_c = (None if isinstance(mask, float) else mask for mask in masks[1:])
+    rates = (mask if isinstance(mask, float) else 0.0 for mask in masks[1:])
+    constants = (constant or 0.0 for kind in cell.activations for constant in kind[1:])
+    numbers = [*constants, np.inf if cell.clip is None else cell.clip, *rates, EPSILON]
+    return (
+        given(p.Wp, 2), given(p.peepholes, 2), given(p.gain_h, 1), given(p.gain_c, 1), given(p.bias_c, 1),
+        given(masks.recurrent, 2), given(zoneout_h, 3), given(zoneout_c, 3),
+        np.array([NAMES.index(kind.name) for kind in cell.activations]), np.array(numbers, dtype), cell.coupled,
+        FULL if lengths is None else np.ascontiguousarray(lengths, np.int64),
+    )  # fmt: skip
+
+
 def step(x, h, c, Wx, Wh, b):
     (N, H), arrays = h.shape, (x, h, c, Wx, Wh, *(() if b is None else (b,)))
     take = stream(x.dtype)
@@ -153,7 +243,7 @@ def stream(dtype):
     if dtype.name not in DTYPES:
         return None
     code = _code(dtype)
-    run = partial(code.stream, code.desk)
+    run, _ = partial(code.stream, code.desk), code.attend  # which a helper shall not compile
 
     def take(x, h, c, Wx, Wh, b, next_h, next_c, layer):
         arguments = x, h, c, Wx, Wh, b, next_h, next_c, layer
@@ -190,7 +280,11 @@ copy = np.ndarray.copy
 
 def warmup(dtype):
     """Compile for a dtype, or load what was compiled before."""
-    _code(np.dtype(dtype))
+    from .compiled import kernels
+
+    code = _code(np.dtype(dtype))
+    for function in kernels.signatures(code.dtype):
+        getattr(code, function.__name__)
 
 
 def _plain(v):
@@ -292,30 +386,55 @@ def obstacle():
     return ""
 
 
+class _Code(SimpleNamespace):
+    """What is compiled for a dtype: each kernel when it is first asked for, under its name; and what belongs to it."""
+
+    def __getattr__(self, name):
+        from .compiled import kernels
+
+        functions = {function.__name__: function for function in kernels.signatures(self.dtype)}
+        if name not in functions:
+            raise AttributeError(name)
+        notice = Timer(1.0, self._notice)
+        notice.daemon = True
+        with suppress(RuntimeError):  # the system gives no more threads
+            notice.start()
+        try:
+            kernel = kernels.compile(functions[name], self.dtype)
+        finally:
+            notice.cancel()
+        return self.__dict__.setdefault(name, kernel)
+
+    def _notice(self):
+        """Once, for whatever is compiled."""
+        if not self.noticed:
+            self.noticed = True
+            print(NOTICE.format(dtype=self.dtype.name), file=sys.stderr, flush=True)
+
+
 @cache
 def _code(dtype):
-    """The kernels compiled for a dtype, and what belongs to them."""
-    notice = Timer(1.0, print, [NOTICE.format(dtype=dtype.name)], {"file": sys.stderr, "flush": True})
-    notice.daemon = True
-    with suppress(RuntimeError):  # the system gives no more threads
-        notice.start()
-    try:
-        from .compiled import kernels, threads, vectors
+    """The kernels for a dtype, and what belongs to them."""
+    from .compiled import backward, forward, steps, threads, variants, vectors
 
-        compiled = kernels.compile(dtype)
-    finally:
-        notice.cancel()
-    lanes, desk = vectors.BYTES // dtype.itemsize, compiled["new_desk"]()
-    reset = partial(np.copyto, desk, desk.copy())
-    return SimpleNamespace(
-        **compiled,
+    code = _Code(
         dtype=dtype,
-        lanes=lanes,
+        noticed=False,
+        lanes=vectors.BYTES // dtype.itemsize,
         spare=deque(maxlen=SPARE),
         none=np.empty(0, dtype),
-        desk=desk,
-        helper=threads.Helper(partial(compiled["attend"], desk, np.empty(0, dtype)), reset),
+        desk=steps.new_desk(),
+        forward_space=forward.forward_space,
+        prepared_size=forward.prepared_size,
+        backward_space=backward.backward_space,
+        cell_forward_space=variants.cell_forward_space,
+        cell_backward_space=variants.cell_backward_space,
+        matmul_space=variants.matmul_space,
         threads=threads.limit,
         team=threads.team,
         both=threads.both,
     )
+    code.helper = threads.Helper(
+        lambda: code.attend(code.desk, code.none), partial(np.copyto, code.desk, code.desk.copy())
+    )
+    return code

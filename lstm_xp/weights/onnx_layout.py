@@ -13,7 +13,7 @@ Reference: ONNX, operator LSTM, opset 22, https://onnx.ai/onnx/operators/onnx__L
 
 from ..activations import KINDS, Activation, activation
 from ..parameters import Direction
-from ..variants import PLAIN
+from ..variant_cells import PLAIN
 from .gates import ORDERS, from_order, to_order, transposed
 
 ORDER, PEEPHOLES = ORDERS["onnx"], "iof"

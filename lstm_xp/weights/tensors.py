@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import fields
 
-from .. import checks, variants
+from .. import checks
 from ..parameters import check_parameters
+from ..variant_cells import PLAIN
 
 # Settings that change what a network computes from given parameters, beside its sizes.
 SETTINGS = (
@@ -88,7 +89,7 @@ def outgoing(function, network, params, holder, may):
     defaults = {field.name: field.default for field in fields(network)}
     for name in SETTINGS:
         value = getattr(network, name)
-        plain = network.cell.activations == variants.PLAIN.activations if name == "activations" else (
+        plain = network.cell.activations == PLAIN.activations if name == "activations" else (
             value == defaults[name]
         )  # fmt: skip
         if not plain and name not in may:

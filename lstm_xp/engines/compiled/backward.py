@@ -94,7 +94,8 @@ def backward(
                              da_, first, start, end - start, N, D, H, weights, zeros, end < T, data(dW),
                              weights, place, part, parts)  # fmt: skip
             if dx.size:
-                product(da_, first, (end - start) * N, K, data(WxT), WxT.strides[0] // size, WxT.strides[1] // size, D,
+                product(da_, first, K, 1, (end - start) * N, K,
+                        data(WxT), WxT.strides[0] // size, WxT.strides[1] // size, D,
                         weights, zeros, data(dx), start * N * D, weights, place, part, parts)  # fmt: skip
             met += parts
             wait(meeting, met)

@@ -219,8 +219,8 @@ def product_space(N, wide, parts):
 
 
 @inlined
-def product(A, a, M, K, B, b_k, b_j, N, zeros, zero, out, y, packed, place, part, parts):
-    """out (M, N) = A (M, K) @ B (K, N), B with any strides; N zeros, and a part's `place`, are in memory already."""
+def product(A, a, a_row, a_k, M, K, B, b_k, b_j, N, base, z, out, y, packed, place, part, parts):
+    """out (M, N) = base (N,) + A (M, K) @ B (K, N), A and B with any strides, for a part's `place` in memory."""
     wide = lanes(A)
     across, _ = product_space(N, wide, parts)
     first, last = share(N, MANY_VECTORS * wide, part % across, across)
@@ -230,9 +230,9 @@ def product(A, a, M, K, B, b_k, b_j, N, zeros, zero, out, y, packed, place, part
         pack(B, k * b_k, b_k, b_j, depth, N, packed, place, first // wide, whole(last, wide), MANY_VECTORS, 0)
         for row in range(top, bottom, HEIGHT):
             here, count = y + row * N + first, min(HEIGHT, bottom - row)
-            before, z, z_row = (zeros, zero, 0) if k == 0 else (out, here, N)
-            multiply(A, a + row * K + k, MANY_ROWS * K, K, 1, packed, place, depth,
-                     before, z, z_row, out, here, N, count, last - first)  # fmt: skip
+            before, source, source_row = (base, z + first, 0) if k == 0 else (out, here, N)
+            multiply(A, a + row * a_row + k * a_k, MANY_ROWS * a_row, a_row, a_k, packed, place, depth,
+                     before, source, source_row, out, here, N, count, last - first)  # fmt: skip
 
 
 @inlined

@@ -226,6 +226,28 @@ def _multiply_add(builder, a, b, c):
 
 
 @intrinsic
+def all_lanes(typing, pointer, number):
+    """A register with one number in all of its lanes, of the kind that a pointer points to."""
+    result = Vector(pointer.dtype)
+
+    def generate(context, builder, signature, arguments):
+        return splat(builder, arguments[1], context.get_value_type(result))
+
+    return result(pointer, pointer.dtype), generate
+
+
+@intrinsic
+def where_less(typing, x, y, less, otherwise):
+    """`less` in the lanes in which x < y, else `otherwise`, as where either is a NaN."""
+
+    def generate(context, builder, signature, arguments):
+        x, y, less, otherwise = arguments
+        return builder.select(builder.fcmp_ordered("<", x, y), less, otherwise)
+
+    return x(x, x, x, x), generate
+
+
+@intrinsic
 def clamp(typing, x, bound):
     """Each within -bound..bound; a NaN stays one."""
 
@@ -260,11 +282,10 @@ def ratio(typing, x, y):
     return _together(together)(typing, x, y)
 
 
-@intrinsic
-def expm1(typing, x):
-    """exp(x) - 1 of each, for -80 < x < 80, without a branch; a NaN stays one.
+def _exponential(less):
+    """Of each x, exp(x), less 1 or less 0, for -80 < x < 80, without a branch; a NaN stays one.
 
-    With x = n ln 2 + r and |r| <= ln(2) / 2, it is 2**n (exp(r) - 1) + (2**n - 1); exp(r) - 1 by Taylor's series.
+    With x = n ln 2 + r and |r| <= ln(2) / 2, it is 2**n (exp(r) - 1) + 2**n, less that; exp(r) - 1 by Taylor's series.
     """
 
     def together(builder, kind, x):
@@ -289,6 +310,19 @@ def expm1(typing, x):
         series = [builder.fmul(*pair) for pair in zip(series, r, strict=True)]
         power = [builder.shl(builder.bitcast(v, integers), constant(mantissa, integers)) for v in shifted]
         power = [builder.bitcast(builder.add(v, constant(exponent_of_1, integers)), kind) for v in power]
-        return _multiply_add(builder, power, series, [builder.fsub(v, constant(1.0)) for v in power])
+        rest = [builder.fsub(v, constant(1.0)) for v in power] if less else power
+        return _multiply_add(builder, power, series, rest)
 
-    return _together(together)(typing, x)
+    return _together(together)
+
+
+@intrinsic
+def expm1(typing, x):
+    """exp(x) - 1 of each, as `_exponential` says."""
+    return _exponential(1)(typing, x)
+
+
+@intrinsic
+def exp(typing, x):
+    """exp(x) of each, likewise: with all its digits where it is small, too."""
+    return _exponential(0)(typing, x)
