@@ -213,7 +213,7 @@ def expectations(cell, masks=CellMasks()):  # noqa: B008  a tuple: it cannot cha
     return CellMasks(masks.recurrent, zoneout_h, zoneout_c)
 
 
-def at(parts, t):
+def at_step(parts, t):
     """A tuple of arrays at step t. What has no time, stays: None, rates, and the recurrent mask (N, R)."""
     return parts._replace(**{
         name: part[t, ...]

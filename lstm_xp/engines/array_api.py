@@ -4,7 +4,7 @@
 from .. import checks
 from ..cell import cell_backward, cell_forward, conversions, split
 from ..timeline import Timeline, where
-from ..variant_cells import Between, States, at, slopes, step_backward
+from ..variant_cells import Between, States, at_step, slopes, step_backward
 from ..variant_cells import step as variant_step
 
 name = "array_api"
@@ -89,7 +89,7 @@ def cells(a, h0, c0, p, cell, masks, lengths, *, keep):
     valid = None if lengths is None else Timeline(N, T, lengths, False, xp, checks.device(a)).valid(T)
     h, c, all_h, states = h0, c0, [], []
     for t in range(T):
-        next_h, next_c, new, z, gates = variant_step(a[t, ...], wide(h), c, p, cell, at(masks, t), xp)
+        next_h, next_c, new, z, gates = variant_step(a[t, ...], wide(h), c, p, cell, at_step(masks, t), xp)
         next_h = narrow(next_h)
         if lengths is not None:
             next_h, next_c = (where(valid[t, ...], v, old, xp) for v, old in ((next_h, h), (next_c, c)))
@@ -115,7 +115,7 @@ def cells_gradients(dh, dh_n, dc_n, c0, states, norms, p, cell, masks, lengths, 
             dh_t = dh_t + dh[t, ...]
         if t % FADES == 0:
             dh_t, dc_t = _without_faded(dh_t, xp), _without_faded(dc_t, xp)
-        found = step_backward(dh_t, dc_t, at(rates, t), p, at(masks, t), xp)
+        found = step_backward(dh_t, dc_t, at_step(rates, t), p, at_step(masks, t), xp)
         dprev_h, dprev_c, dnew, between = found
         steps.append(between)
         if record is not None:
