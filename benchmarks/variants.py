@@ -1,12 +1,11 @@
-"""What each cell variant costs: forward + backward against the plain cell, on an engine and in the general recurrence.
+"""What each cell variant costs: forward + backward against the plain cell, on an engine and step by step.
 
     python -m benchmarks.variants [--sizes 32,64,128,128 1,100,64,64] [--rounds 5] [--seconds 0.3] [--out FILE]
 
-The plain cell runs on the engine that `lstm_forward` chooses (named in the table), and once more through the general
-recurrence of lstm_xp.variants, which every variant runs through: so the price of leaving the engine is seen apart from
-that of the variant's own arithmetic. NumPy, float32, one process, BLAS and threads as they come. Masks are drawn, and
-each one's output over eight steps is compared with its own in float64, before the timing. The variants take turns, in
-an order that turns by one place each round; times are medians over the calls of all rounds.
+Each runs on the engine that is chosen by itself (named in the table), and on the reference engine, which takes one step
+after the other in NumPy's terms. NumPy, float32, one process, BLAS and threads as they come. Masks are drawn, and each
+one's output over eight steps is compared with that of the reference engine in float64, before the timing. The variants
+take turns, in an order that turns by one place each round; times are medians over the calls of all rounds.
 """
 
 import argparse
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lstm_xp import LSTM, Direction, State, explain, variants
+from lstm_xp import LSTM, State
 from lstm_xp.masks import Masks
 from lstm_xp.testing import assert_close
 
@@ -27,7 +26,8 @@ from .runner import statistics
 from .tables import milliseconds
 from .timing import times
 
-PLAIN, GENERAL = "plain cell", "plain cell, general recurrence"
+PLAIN = "plain cell"
+ENGINES = ("auto", "array_api")
 SIZES = ((32, 64, 128, 128), (1, 100, 64, 64))
 EVERYTHING = "all of these, coupled and projected to H/2"
 ODD = ("HardSigmoid", "Softsign", "Softsign")
@@ -35,29 +35,27 @@ ODD = ("HardSigmoid", "Softsign", "Softsign")
 # What is measured -> settings of an LSTM; P = H/2 stands for half of the hidden units.
 VARIANTS = {
     PLAIN: {},
-    GENERAL: {},
     "coupled gates": {"coupled": True},
-    "clip": {"clip": 3.0},
+    "clip": {"clip": 1.0},
     "activations HardSigmoid, Softsign": {"activations": ODD},
     "peepholes": {"peepholes": True},
     "recurrent dropout": {"recurrent_dropout": 0.25},
     "zoneout of h and c": {"zoneout_h": 0.1, "zoneout_c": 0.1},
     "projection to H/2": {"proj_size": "H/2"},
     "layer normalisation": {"layer_norm": True},
-    EVERYTHING: {"coupled": True, "clip": 3.0, "activations": ODD, "peepholes": True, "recurrent_dropout": 0.25,
+    EVERYTHING: {"coupled": True, "clip": 1.0, "activations": ODD, "peepholes": True, "recurrent_dropout": 0.25,
                  "zoneout_h": 0.1, "zoneout_c": 0.1, "proj_size": "H/2", "layer_norm": True},
 }  # fmt: skip
 
 
 class Contender:
-    """One variant on one problem, in one dtype."""
+    """One variant on one problem, in one dtype, on an engine."""
 
-    def __init__(self, name, problem, dtype):
+    def __init__(self, name, problem, dtype, engine="auto"):
         settings = dict(VARIANTS[name])
         if settings.get("proj_size"):
             settings["proj_size"] = max(1, problem.H // 2)
-        self.general = name == GENERAL
-        self.network = LSTM(problem.D, problem.H, **settings)
+        self.network = LSTM(problem.D, problem.H, engine=engine, **settings)
         arrays = {key: value.astype(dtype) for key, value in problem.arrays().items()}
         R = self.network.output_size
         self.x, self.c0 = arrays["x"], arrays["c0"]
@@ -70,19 +68,18 @@ class Contender:
 
     def training(self):
         """Forward, then backward: outputs, and all gradients."""
-        if self.general:
-            y, cache = variants.forward(self.x, self.h0, self.c0, Direction(*self.params[0]))
-            return y, variants.backward(self.dh, None, None, cache)
+        y, cache = self.forward()
+        return y, self.network.backward(self.dh, cache)
+
+    def forward(self):
+        """The output, and the cache."""
         state = State(self.h0[None, ...], self.c0[None, ...])
         y, _, cache = self.network.forward(self.params, self.x, state, masks=self.masks)
-        return y, self.network.backward(self.dh, cache)
+        return y, cache
 
     def engine(self):
         """What runs the recurrence."""
-        if self.general or not self.network.plain or self.network.recurrent_dropout:
-            return "general recurrence"
-        p = self.params[0]
-        return explain(self.x, self.h0, p.Wx, p.Wh, p.b, c0=self.c0).partition(":")[0]
+        return self.forward()[1].directions[0].engine
 
     def _drawn(self):
         """The same masks in every dtype; None where the variant has none."""
@@ -94,34 +91,35 @@ class Contender:
 
 
 def check(problem):
-    """Compare each variant's output with its own in float64, over few steps: the errors of some grow with each one."""
+    """Compare each output with the reference in float64, over few steps: the errors of some grow with each one."""
     steps = min(problem.T, 8)
     short = problem._replace(T=steps)
     for name in VARIANTS:
-        narrow, wide = (Contender(name, short, dtype) for dtype in ("float32", "float64"))
-        assert_close(narrow.training()[0], wide.training()[0], like=narrow.x, steps=steps, name=name)
+        expected, _ = Contender(name, short, "float64", "array_api").training()
+        for engine in ENGINES:
+            narrow = Contender(name, short, "float32", engine)
+            assert_close(narrow.training()[0], expected, like=narrow.x, steps=steps, name=name)
 
 
 def measure(size, rounds, seconds, say=lambda line: None):
-    """The records of one size, one for each variant."""
+    """The records of one size, one for each variant and engine."""
     problem = Problem.of(size, "float32")
-    contenders = {name: Contender(name, problem, "float32") for name in VARIANTS}
+    pairs = [(name, engine) for name in VARIANTS for engine in ENGINES]
+    contenders = {pair: Contender(pair[0], problem, "float32", pair[1]) for pair in pairs}
     check(problem)
-    taken, names = {name: [] for name in VARIANTS}, list(VARIANTS)
+    taken = {pair: [] for pair in pairs}
     for number in range(rounds):
         say(f"{','.join(map(str, problem.size))}: round {number + 1} of {rounds}")
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            taken[name].append(times(contenders[name].training, seconds))
+        for pair in pairs[number % len(pairs) :] + pairs[: number % len(pairs)]:
+            taken[pair].append(times(contenders[pair].training, seconds))
     found = []
     sizes = dict(zip("NTDH", problem.size, strict=True))
-    for name, contender in contenders.items():
-        about = {"contender": name, "what": "training", "size": problem.name, **sizes, "dtype": problem.dtype}
+    for pair, contender in contenders.items():
+        about = {"contender": pair[0], "what": "training", "size": problem.name, **sizes, "dtype": problem.dtype}
         about |= {"failed": "", "engine": contender.engine(), "rounds": rounds, "seconds": seconds}
-        found.append(about | statistics(taken[name]))
-    medians = {record["contender"]: record["median_s"] for record in found}
+        found.append(about | statistics(taken[pair]))
     for record in found:
-        record["over_plain"] = record["median_s"] / medians[PLAIN]
-        record["over_general"] = record["median_s"] / medians[GENERAL]
+        record["over_plain"] = record["median_s"] / found[pairs.index((PLAIN, "auto"))]["median_s"]
     return found
 
 
@@ -132,13 +130,15 @@ def table(found):
         lines = [
             f"**N,T,D,H = {','.join(map(str, size))}**",
             "",
-            "| cell | runs on | forward + backward, ms (quartiles) | over the plain cell | over the general one |",
-            "| --- | --- | ---: | ---: | ---: |",
+            "| cell | runs on | forward + backward, ms (quartiles) | over the plain cell | step by step, ms | times |",
+            "| --- | --- | ---: | ---: | ---: | ---: |",
         ]
-        for record in (record for record in found if tuple(record[letter] for letter in "NTDH") == size):
+        here = [record for record in found if tuple(record[letter] for letter in "NTDH") == size]
+        for record, general in zip(here[::2], here[1::2], strict=True):
             low, middle, high = (milliseconds(record[key]) for key in ("q1_s", "median_s", "q3_s"))
-            ratios = f"{record['over_plain']:.2f} | {record['over_general']:.2f}"
-            lines.append(f"| {record['contender']} | {record['engine']} | {middle} ({low}-{high}) | {ratios} |")
+            slower = f"{milliseconds(general['median_s'])} | {general['median_s'] / record['median_s']:.1f}"
+            ratio = f"{middle} ({low}-{high}) | {record['over_plain']:.2f} | {slower}"
+            lines.append(f"| {record['contender']} | {record['engine']} | {ratio} |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 

@@ -30,7 +30,7 @@ def forward(problem, x, h0, Wx, Wh, b, c0, lengths, reverse, engine, chosen, xp,
     used = chosen.name if isinstance(engine, str) else chosen
     N, T, H, training = problem.N, problem.T, problem.H, problem.training
     whole = hasattr(chosen, "sequence") and N and T
-    if whole and (training or len(_chunks(T, N, H, problem.array_library)) == 1):
+    if whole and (training or len(chunks(T, N, H, problem.array_library)) == 1):
         h, h_n, c_n, c, gates = chosen.sequence(x, h0, c0, Wx, Wh, b, reverse, lengths, keep=training)
     else:
         h, h_n, c_n, c, gates = _by_stages(chosen, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
@@ -77,7 +77,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
         training
         or problem.array_library not in engines.ASSIGNABLE
         or (at_once and lengths is None and wide is narrow)  # no copy of all x is made to convert it
-        or len(chunks := _chunks(T, N, H, problem.array_library)) == 1
+        or len(spans := chunks(T, N, H, problem.array_library)) == 1
     ):
         direct = at_once and out is not None and lengths is None  # then `steps` is a view
         h, last_c, c, gates = advance(0, T, h, c, timeline.steps(out) if direct else None)
@@ -86,7 +86,7 @@ def _by_stages(engine, problem, x, h0, Wx, Wh, b, c0, lengths, reverse, xp, out)
         h = out if direct else timeline.restore(h)
     else:
         output = xp.empty((T, N, H), dtype=h.dtype, device=timeline.device)
-        for start, stop in chunks:
+        for start, stop in spans:
             part, last_c, all_c, _ = advance(start, stop, h, c)
             h, c = part[-1, ...], last_c
             h_n = timeline.last(part, h_n, start)
@@ -208,7 +208,8 @@ def _saturate_padding(a, timeline, start, xp):
     return xp.where(timeline.valid(a.shape[0], start), a, xp.concat(values))
 
 
-def _chunks(T, N, H, library):
+def chunks(T, N, H, library):
+    """The steps whose pre-activations are held at a time, without training: pairs of the first one and the next."""
     most = DEVICE_CHUNK if library == "cupy" else CHUNK
     size = max(1, most // (4 * N * H))
     return [(start, min(start + size, T)) for start in range(0, T, size)]

@@ -7,7 +7,7 @@ after its gradients. Behind a row's length the states are held: no gate needs to
 import math
 from typing import Any, NamedTuple
 
-from . import checks, engines
+from . import checks, engines, stages
 from .cell import conversions, split
 from .checks import Array
 from .parameters import Direction
@@ -91,21 +91,26 @@ def forward(
     p = wide_parameters(params, wide)
     (N, T, _), H = x.shape, p.Wh.shape[1] // 4
     given_h, given_c, first_h, first_c = _starts(h0, c0, x, p, timeline, xp)
+    h, c, parts = first_h, first_c, []
     if N and T:
-        chosen = engines.load(engine)
-        a = input_part(rows_of(wide(timeline.steps(x)), xp), p, xp, engines.product(chosen))
-        a, drawn = xp.reshape(a, (T, N, 4 * H)), _in_order(masks, cell, timeline, wide)
-        h, c, states = chosen.cells(a, first_h, first_c, p, cell, drawn, lengths, keep=keep)
-        last_h = h[-1, ...]
+        chosen, library = engines.load(engine), checks.array_library(xp)
+        in_parts = not keep and library in engines.ASSIGNABLE
+        for start, stop in stages.chunks(T, N, H, library) if in_parts else [(0, T)]:
+            a = input_part(rows_of(wide(timeline.steps(x, start, stop)), xp), p, xp, engines.product(chosen))
+            a, drawn = xp.reshape(a, (stop - start, N, 4 * H)), _in_order(masks, cell, timeline, wide, start, stop)
+            left = None if lengths is None else lengths - start
+            part, c, states = chosen.cells(a, h, c, p, cell, drawn, left, keep=keep)
+            h = part[-1, ...]
+            parts.append(part)
     else:
-        last_h, c = first_h, first_c
-        sizes = ((last_h, last_h.shape[1]), (c, H), (c, H), (c, 4 * H), (c, 4 * H))
-        h, *states = (xp.zeros((T, N, K), dtype=v.dtype, device=timeline.device) for v, K in sizes)
-    y = timeline.restore(h)
+        sizes = ((h, h.shape[1]), (c, H), (c, H), (c, 4 * H), (c, 4 * H))
+        part, *states = (xp.zeros((T, N, K), dtype=v.dtype, device=timeline.device) for v, K in sizes)
+        parts.append(part)
+    y = timeline.restore(xp.concat(parts) if len(parts) > 1 else parts[0])
     kept = (None,) * 9
     if keep:
         kept = (x, h0, c0, params, y, *(v if v is None else xp.permute_dims(v, (1, 0, 2)) for v in states))
-    ends = (timeline.where_empty(given_h, last_h), timeline.where_empty(given_c, c))
+    ends = (timeline.where_empty(given_h, h), timeline.where_empty(given_c, c))
     h_n, c_n = (xp.astype(v, x.dtype, copy=True) for v in ends)
     return y, VariantCache(*kept[:4], cell, masks, *kept[4:], h_n, c_n, lengths, reverse, engine)
 
@@ -191,8 +196,8 @@ def _starts(h0, c0, x, p, timeline, xp):
     return h, c, *(timeline.where_empty(xp.zeros_like(v), v) for v in (h, c))
 
 
-def _in_order(masks, cell, timeline, wide):
-    """The masks in the order of processing, time first; zoneout's expectations where no mask was drawn."""
+def _in_order(masks, cell, timeline, wide, start=0, stop=None):
+    """The masks of some steps in the order of processing, time first; zoneout's expectations where none was drawn."""
     recurrent = None if masks.recurrent is None else wide(masks.recurrent)
-    steps = (None if mask is None else wide(timeline.steps(mask)) for mask in masks[1:])
+    steps = (None if mask is None else wide(timeline.steps(mask, start, stop)) for mask in masks[1:])
     return expectations(cell, CellMasks(recurrent, *steps))

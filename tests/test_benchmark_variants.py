@@ -8,8 +8,9 @@ import pytest
 
 from benchmarks import records, variants
 from benchmarks.problems import Problem
-from lstm_xp import LSTM, checks, lstm_backward, lstm_forward
+from lstm_xp import LSTM, checks, engines, lstm_backward, lstm_forward
 from lstm_xp.testing import assert_close
+from lstm_xp.variant_cells import PLAIN
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (3, 5, 4, 6)
@@ -41,17 +42,17 @@ def test_a_run(program, tmp_path):
     status, printed, _ = program("--sizes", "3,5,4,6", "1,3,4,2", "--rounds", 2, "--seconds", 0, "--out", out)
     assert status == 0
     found = records.read(out)
-    assert [record["contender"] for record in found] == list(variants.VARIANTS) * 2
-    assert [[record[letter] for letter in "NTDH"] for record in found[::11]] == [[3, 5, 4, 6], [1, 3, 4, 2]]
+    assert [record["contender"] for record in found[::2]] == list(variants.VARIANTS) * 2
+    assert {record["engine"] for record in found[1::2]} == {"array_api"}
+    assert [[record[letter] for letter in "NTDH"] for record in found[::20]] == [[3, 5, 4, 6], [1, 3, 4, 2]]
     for record in found:
         assert len(record["round_medians_s"]) == 2
         assert 0 < record["q1_s"] <= record["median_s"] <= record["q3_s"]
         assert {"cpu", "commit", "date", "load"} <= set(record["machine"])
         assert {"python", "numpy"} <= set(record["versions"])
-    plain, general = (next(r for r in found if r["contender"] == name) for name in (variants.PLAIN, variants.GENERAL))
-    assert plain["over_plain"] == general["over_general"] == 1
+    plain, general = found[:2]
+    assert plain["over_plain"] == 1
     assert general["over_plain"] == general["median_s"] / plain["median_s"]
-    assert plain["over_general"] == plain["median_s"] / general["median_s"]
     text = (tmp_path / "v.md").read_text()
     assert text.startswith("# ")
     assert printed in text
@@ -60,34 +61,30 @@ def test_a_run(program, tmp_path):
 
 
 def test_the_plain_cells_are_those_of_lstm_forward():
-    """On the engine and in the general recurrence: outputs and every gradient."""
+    """On both engines: outputs and every gradient."""
     arrays = {name: array.astype(np.float64) for name, array in PROBLEM.arrays().items()}
     x, h0, Wx, Wh, b, c0, dh = (arrays[name] for name in ("x", "h0", "Wx", "Wh", "b", "c0", "dh"))
     h, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0)
     expected = lstm_backward(dh, cache)
-    engine = variants.Contender(variants.PLAIN, PROBLEM, "float64").training()
-    general = variants.Contender(variants.GENERAL, PROBLEM, "float64").training()
-    dx, dstate, (dparams,) = engine[1]
-    flat = {
-        "engine": (engine[0], dx, dstate.h[0], dparams.Wx, dparams.Wh, dparams.b, dstate.c[0]),
-        "general": (general[0], *general[1][:2], *general[1][3][:3], general[1][2]),
-    }
-    for name, found in flat.items():
+    for engine in variants.ENGINES:
+        y, (dx, dstate, (dparams,)) = variants.Contender(variants.PLAIN, PROBLEM, "float64", engine).training()
+        found = y, dx, dstate.h[0], dparams.Wx, dparams.Wh, dparams.b, dstate.c[0]
         for actual, wanted in zip(found, (h, *expected, expected.dc0), strict=True):
             assert np.any(wanted)
-            assert_close(actual, wanted, kind="gradient", steps=SIZE[1], name=name)
+            assert_close(actual, wanted, kind="gradient", steps=SIZE[1], name=engine)
 
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
-def test_what_runs_where(name):
-    contender = variants.Contender(name, PROBLEM, "float32")
+@pytest.mark.parametrize("asked", variants.ENGINES)
+def test_what_runs_where(name, asked):
+    contender = variants.Contender(name, PROBLEM, "float32", asked)
     y, _ = contender.training()
     assert y.dtype == np.float32
     assert y.shape == (3, 5, 3 if "H/2" in name else 6)
-    assert (contender.engine() != "general recurrence") == (name == variants.PLAIN)
-    if name not in (variants.PLAIN, variants.GENERAL):
-        _, _, cache = contender.network.forward(contender.params, contender.x, masks=contender.masks)
-        assert type(cache.directions[0]).__name__ == "VariantCache"
+    problem = checks.problem(contender.x, "cpu", 6, True, "ieee", np)
+    assert contender.engine() == engines.choose(asked, problem, None if name == variants.PLAIN else PLAIN).name
+    kind = type(contender.forward()[1].directions[0]).__name__
+    assert kind == ("SequenceCache" if name == variants.PLAIN else "VariantCache")
 
 
 def test_every_variant_of_the_cell_is_measured():

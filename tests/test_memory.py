@@ -17,6 +17,9 @@ from problems import (
     run,
     same_bits,  # fmt: skip
 )
+from variant_problems import VARIANTS
+from variant_problems import forward as variant_forward
+from variant_problems import random_problem as variant_problem
 
 CHUNK = 1 << 10
 STEPS = (64, 512)
@@ -168,3 +171,32 @@ def test_nbytes_counts_what_is_held(lib, engine):
     assert cache.nbytes == 4 * (4 * 5 * 8 + 4 * 5 * 2 + 2 * 4 * 2)
     _, light = forward(given(lib, random_problem(), "float32"), engine=engine, training=False)
     assert light.nbytes == 4 * 2 * 4 * 2
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@orders
+def test_variants_in_chunks_give_the_same(order, name, monkeypatch):
+    values = variant_problem(VARIANTS[name], N=4, T=5)
+    whole, cache = variant_forward(VARIANTS[name], values, keep=False, **order)
+    for chunk in (1, 2 * 4 * 4 * 6, 3 * 4 * 4 * 6):
+        monkeypatch.setattr("lstm_xp.stages.CHUNK", chunk)
+        h, found = variant_forward(VARIANTS[name], values, keep=False, **order)
+        assert same_bits(h, whole)
+        assert same_bits(found.h_n, cache.h_n)
+        assert same_bits(found.c_n, cache.c_n)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_memory_of_variants_without_training_does_not_grow_with_the_length(monkeypatch, order):
+    """But for h itself, which is put together of those of the chunks; a chunk has four times as many numbers a step."""
+    monkeypatch.setattr("lstm_xp.stages.CHUNK", CHUNK)
+    beyond = []
+    for T in STEPS:
+        values = variant_problem(VARIANTS["all"], N, T, D, H)
+        options = {"keep": False, **order_of(order, T)}
+        runs = [
+            peak(lambda values=values, options=options: variant_forward(VARIANTS["all"], values, **options))
+            for _ in range(4)
+        ]
+        beyond.append(min(most - 2 * h.nbytes for (h, _), most in runs))
+    assert beyond[1] - beyond[0] < 8 * N * H * (STEPS[1] - STEPS[0])

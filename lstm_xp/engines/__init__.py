@@ -163,8 +163,8 @@ def warmup(*dtypes: Any) -> None:
 
     Notes
     -----
-    numba takes some ten seconds per dtype, once on a machine: it keeps what it compiled on disk, in ``__pycache__``
-    beside the package or in the user's cache (see `NUMBA_CACHE_DIR
+    numba takes less than a minute per dtype, once on a machine, some ten seconds for what one call needs: it keeps what
+    it compiled on disk, in ``__pycache__`` beside the package or in the user's cache (see `NUMBA_CACHE_DIR
     <https://numba.readthedocs.io/en/stable/reference/envvars.html>`_). From there, it takes about half a second per
     process, most of it numba's own import. Where nothing is to be compiled, nothing happens.
 

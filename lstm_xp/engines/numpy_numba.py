@@ -160,10 +160,10 @@ def cells(a, h0, c0, p, cell, masks, lengths, *, keep):
     h, c = np.empty((T, N, R), dtype), np.empty((T if keep else 1, N, H), dtype)
     new, z = kept(H, masks.zoneout_c is not None), kept(K, _reads_z(cell))
     h0, c0 = _plain(np.ascontiguousarray(h0)), _plain(np.ascontiguousarray(c0))
-    parts = _apart(code, T, N, R, H)
-    size = code.cell_forward_space(N, H, R, p.Wp is not None, p.gain_h is not None, parts, dtype.itemsize)
+    across, parts = _divide(code, T, N, R, H) if p.gain_h is None else (False, _apart(code, T, N, R, H))
+    size = code.cell_forward_space(N, H, R, p.Wp is not None, p.gain_h is not None, across, parts, dtype.itemsize)
     arguments = a, h0, _plain(p.Wh), *options, c0, h, c, new, z, keep
-    _run(code, parts, size, lambda space, *share: code.cell_forward(*arguments, space, *share))
+    _run(code, parts, size, lambda space, *share: code.cell_forward(*arguments, space, across, *share))
     states = States(c, new if new.size else c, z if z.size else None, a) if keep else None
     return h, c[-1], states
 

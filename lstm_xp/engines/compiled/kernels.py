@@ -54,7 +54,7 @@ def signatures(dtype):
             "across": flag, **team,
         },
         cell_forward: {
-            "a": own(3), "h0": given(2), "keep": flag,
+            "a": own(3), "h0": given(2), "keep": flag, "across": flag,
             **{name: own(3) for name in ("h", "c", "cells", "z")}, **of_cell,
         },
         cell_backward: {

@@ -60,12 +60,13 @@ def unless_clipped(z, s, clip, like, one):
 
 def cell_forward(
     a, h0, Wh, Wp, peepholes, gain_h, gain_c, bias_c, recurrent, zoneout_h, zoneout_c, kinds, numbers, coupled, lengths,
-    c0, h, c, cells, z, keep, space, meeting, part, parts,
+    c0, h, c, cells, z, keep, space, across, meeting, part, parts,
 ):  # fmt: skip
     """h (T, N, R) from h0, and c (T, N, H) from c0; the gates take the place of a (T, N, 4H).
 
     Without `keep`, c is (1, N, H). `cells` before zoneout, like c, and clipped `z`, like a, are written if they have
-    elements. `space` is as `cell_forward_space` says.
+    elements. With `across`, which normalisation does not allow, threads divide columns and units, and meet between them.
+    `space` is as `cell_forward_space` says.
     """
     begin(meeting, part)
     mode = flush_denormals()
@@ -87,21 +88,25 @@ def cell_forward(
     zeros = of_Wp + (whole(R, wide) * wide * H if projects else 0)
     empty = zeros + whole(max(K, R), wide) * wide
     spare = empty + (space.size - empty) // parts // wide * wide * part
-    fresh = spare + wide
-    n0, n1 = share(N, 1, part, parts)
-    fed = fresh + (n1 - n0) * H
+    n0, n1 = (0, N) if across else share(N, 1, part, parts)
+    fed = spare + wide
     sums = fed + (n1 - n0) * R
+    fresh = (empty if across else spare) + wide + (n1 - n0) * (R + (K if normalises else 0))
 
     j0, j1 = share(K, MANY_VECTORS * wide, part, parts)
+    r0, r1 = share(R, MANY_VECTORS * wide if projects else wide, part, parts)
+    u0, u1 = share(H, wide, part, parts)
     pack(data(Wh), 0, Wh.strides[0] // size, Wh.strides[1] // size, R, K,
          room, j0 * R, j0 // wide, whole(j1, wide), MANY_VECTORS, 0)  # fmt: skip
     if projects:
-        j0, j1 = share(R, MANY_VECTORS * wide, part, parts)
         pack(data(Wp), 0, Wp.strides[0] // size, Wp.strides[1] // size, H, R,
-             room, of_Wp + j0 * H, j0 // wide, whole(j1, wide), MANY_VECTORS, 0)  # fmt: skip
-    j0, j1 = share(empty - zeros, 1, part, parts)
-    fill(room, zeros + j0, j1 - j0, one - one)
-    wait(meeting, parts)
+             room, of_Wp + r0 * H, r0 // wide, whole(r1, wide), MANY_VECTORS, 0)  # fmt: skip
+    z0, z1 = share(empty - zeros, 1, part, parts)
+    fill(room, zeros + z0, z1 - z0, one - one)
+    met = parts
+    wait(meeting, met)
+    if not across:
+        j0, j1, r0, r1, u0, u1 = 0, K, 0, R, 0, H
 
     for t in range(T if n0 < n1 else 0):
         rows = up_to(lengths, n0, n1, t)
@@ -117,9 +122,9 @@ def cell_forward(
                 store(room, fed + j, load(before, first + j, count) * load(mask, n0 * R + j, count), count)
             left, start = room, fed
         here = (t * N + n0) * K
-        base, z0, row = (room, zeros, 0) if normalises else (pre, here, K)
-        target, to = (room, sums) if normalises else (pre, here)
-        multiply(left, start, MANY_ROWS * R, R, 1, room, 0, R, base, z0, row, target, to, K, rows, K)
+        base, of_base, row = (room, zeros, 0) if normalises else (pre, here + j0, K)
+        target, to = (room, sums) if normalises else (pre, here + j0)
+        multiply(left, start, MANY_ROWS * R, R, 1, room, j0 * R, R, base, of_base, row, target, to, K, rows, j1 - j0)
         for r in range(rows if normalises else 0):
             normalise(room, sums + r * K, K, share_of_a, room, spare, one, epsilon)
             for j in range(0, K, wide):
@@ -127,13 +132,17 @@ def cell_forward(
                 gained = load(room, sums + r * K + j, count) * load(data(gain_h), j, count)
                 store(pre, y, load(pre, y, count) + gained, count)
 
+        if across:
+            met += parts
+            wait(meeting, met)
+
         # Gates and cell states.
         for r in range(rows):
             n = n0 + r
             y, x = next_c + n * H, (t * N + n) * H
             if lengths.size and lengths[n] <= t:
                 continue
-            for j in range(0, H, wide):
+            for j in range(u0, u1, wide):
                 count, i_at = min(wide, H - j), 4 * x + j
                 f_at, o_at, g_at = i_at + H, i_at + 2 * H, i_at + 3 * H
                 old = load(prev_c, place_c + n * H + j, count)
@@ -177,7 +186,7 @@ def cell_forward(
         for r in range(rows):
             if normalises:
                 normalise(room, fresh + r * H, H, share_of_c, room, spare, one, epsilon)
-            for j in range(0, H, wide):
+            for j in range(u0, u1, wide):
                 count, m = min(wide, H - j), fresh + r * H + j
                 seen = load(room, m, count)
                 if normalises:
@@ -189,23 +198,30 @@ def cell_forward(
                 else:
                     store(states, place_h + r * R + j, u, count)
         if projects:
-            multiply(room, fresh, MANY_ROWS * H, H, 1, room, of_Wp, H,
-                     room, zeros, 0, states, place_h, R, rows, R)  # fmt: skip
+            if across:
+                met += parts
+                wait(meeting, met)
+            multiply(room, fresh, MANY_ROWS * H, H, 1, room, of_Wp + r0 * H, H,
+                     room, zeros, 0, states, place_h + r0, R, rows, r1 - r0)  # fmt: skip
         for r in range(n1 - n0):
             n, y = n0 + r, place_h + r * R
             if lengths.size and lengths[n] <= t:
-                carry(before, first + r * R, states, y, R)
-                carry(prev_c, place_c + n * H, cell_states, next_c + n * H, H)
-                x = (t * N + n) * H
-                fill(pre, 4 * x, K if keep else 0, one - one)
-                fill(kept_z, 4 * x, K if keeps_z else 0, one - one)
-                fill(kept_cells, x, H if keeps_cells else 0, one - one)
+                carry(before, first + r * R + r0, states, y + r0, r1 - r0)
+                carry(prev_c, place_c + n * H + u0, cell_states, next_c + n * H + u0, u1 - u0)
+                x = (t * N + n) * H + u0
+                fill(kept_cells, x, u1 - u0 if keeps_cells else 0, one - one)
+                for z_at in range(4 * x - 3 * u0, 4 * x - 3 * u0 + K, H):
+                    fill(pre, z_at, u1 - u0 if keep else 0, one - one)
+                    fill(kept_z, z_at, u1 - u0 if keeps_z else 0, one - one)
                 continue
-            for j in range(0, R if zones_h else 0, wide):
+            for j in range(r0, r1 if zones_h else r0, wide):
                 count = min(wide, R - j)
                 k = kept_of(mask_h, y, drawn_h, rate_h, j, count)
                 kept = k * load(before, first + r * R + j, count)
                 store(states, y + j, kept + (all_lanes(states, one) - k) * load(states, y + j, count), count)
+        if across:
+            met += parts
+            wait(meeting, met)
     restore(mode)
 
 
@@ -380,9 +396,9 @@ def matmul(A, B, base, out, space, meeting, part, parts):
 
 
 @lru_cache
-def cell_forward_space(N, H, R, projects, normalises, parts, itemsize):
+def cell_forward_space(N, H, R, projects, normalises, across, parts, itemsize):
     """The size of `space`: packed Wh and Wp, zeros, and of each part what it computes of its rows on the way."""
-    wide, rows = BYTES // itemsize, -(-N // parts)
+    wide, rows = BYTES // itemsize, N if across else -(-N // parts)
     k, r = (whole.py_func(v, wide) * wide for v in (4 * H, R))
     each = whole.py_func(wide + rows * (H + R + (4 * H if normalises else 0)), wide) * wide
     return k * R + (r * H if projects else 0) + max(k, r) + parts * each
