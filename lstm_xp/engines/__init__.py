@@ -196,9 +196,9 @@ def choose(engine, problem, cell=None):
     """
     if isinstance(engine, str) and engine == "auto":
         willing = (load(name, problem.precision) for name in candidates(problem.array_library))
-        return next(engine for engine in willing if not (_lack(engine, cell) or _objection(engine, problem)))
+        return next(engine for engine in willing if not (_objection(engine, problem) or _lack(engine, cell)))
     chosen = load(engine, problem.precision)
-    reason = _lack(chosen, cell) or chosen.refuses(problem)
+    reason = chosen.refuses(problem) or _lack(chosen, cell)
     if reason:
         raise EngineError(f"engine {chosen.name!r} cannot run this problem: {reason}.")
     return chosen
