@@ -6,7 +6,14 @@
 `nvrtc`    NVIDIA's compiler for CUDA, by ctypes (nvrtc.py)
 `kernels_on_cpu`  the CUDA kernels compiled as C++ for this processor (cuda_on_cpu.py), with g++
 
-A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new.
+A test marked `without("jax", ...)` leaves those libraries out, where they take seconds and prove nothing new; one
+marked `variants` takes only engines that have those of the cell.
+
+Of the compiled engine (without it, whoever uses these is skipped before):
+
+`limited`  a function that says how many threads are allowed, however many this machine or the BLAS would allow
+`eager`    threads are worth it for the smallest of problems
+`poisoned` what the engine allocates is full of NaN, so that nothing read too early looks right by chance
 
 What is not installed is skipped, in the open; `--require=torch --require=numpy_numba` (a library, an engine, a
 compiler) makes it a failure.
@@ -16,12 +23,13 @@ import signal
 from importlib.util import find_spec
 
 import cuda_on_cpu
+import numpy as np
 import nvrtc as nvrtc_library
 import pytest
 from problems import ReadOnly, engine_names, refusal
 
 from lstm_xp import engines
-from lstm_xp.engines import cupy_rows
+from lstm_xp.engines import cupy_rows, numpy_numba
 from lstm_xp.engines.cuda import (
     choice,
     chunks,
@@ -64,6 +72,7 @@ def pytest_configure(config):
         "markers", "computes(dtype): with the engines that do, where the test has no parameter dtype"
     )
     config.addinivalue_line("markers", "without(*libraries): do not run with these libraries")
+    config.addinivalue_line("markers", "variants: with the engines that compute variants of the cell, too")
     unknown = _required(config) - set(REQUIRABLE)
     if unknown:
         raise pytest.UsageError(f"--require: {', '.join(sorted(unknown))} is not one of {', '.join(REQUIRABLE)}")
@@ -87,7 +96,10 @@ def pytest_generate_tests(metafunc):
     elif "lib" in names:
         metafunc.parametrize("lib", libraries, indirect=True)
     elif "engine" in names:
-        metafunc.parametrize("engine", engines.candidates("numpy"), indirect=True)
+        able = engines.candidates("numpy")
+        if metafunc.definition.get_closest_marker("variants"):
+            able = [name for name in able if hasattr(engines.load(name), "lacks")]
+        metafunc.parametrize("engine", able, indirect=True)
 
 
 @pytest.fixture
@@ -114,6 +126,50 @@ def engine(request):
 @pytest.fixture
 def library(request):
     return lambda name: _open(request.config, name)
+
+
+@pytest.fixture
+def limited(monkeypatch):
+    from lstm_xp.engines.compiled import threads
+
+    monkeypatch.setattr(threads, "_blas", tuple)
+
+    def allow(count):
+        monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", count)
+        assert threads.limit() == count
+
+    return allow
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    monkeypatch.setattr(numpy_numba, "WORTH_A_THREAD", 1.0)
+    monkeypatch.setattr(numpy_numba, "WORTH_A_MEETING", (1.0, 1.0))
+
+
+@pytest.fixture
+def poisoned(monkeypatch):
+    """Bytes of 255 are NaN in either dtype, too, to whoever views them as such."""
+
+    def nothing_but_nan(shape, dtype):
+        return np.full(shape, 255 if dtype is np.uint8 else np.nan, dtype)
+
+    class Poison:
+        def __getattr__(self, name):
+            return getattr(np, name)
+
+        @staticmethod
+        def empty(shape, dtype):
+            return nothing_but_nan(shape, dtype)
+
+        @staticmethod
+        def empty_like(v):
+            return nothing_but_nan(v.shape, v.dtype)
+
+    monkeypatch.setattr(numpy_numba, "np", Poison())
+    monkeypatch.setattr(numpy_numba, "KEPT", -1)
+    for dtype in numpy_numba.DTYPES:
+        numpy_numba._code(np.dtype(dtype)).spare.clear()
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,12 @@ from problems import (  # fmt: skip
     run,
     same_bits,
 )
+from variant_problems import COTANGENTS as VARIANT_COTANGENTS
+from variant_problems import MANY, MASKS, outputs_of
+from variant_problems import backward as backward_variant
+from variant_problems import compare as compare_variants
+from variant_problems import forward as forward_variant
+from variant_problems import random_problem as random_variant
 
 from lstm_xp.testing import check_gradients
 
@@ -203,6 +209,47 @@ def chunks_are_seamless(package, lib, engine):
                 stages.CHUNK = whole
             assert set(results) == set(OUTPUTS)
             compare(results, expected, arrays["x"], steps=values["x"].shape[1])
+
+
+def variant_outputs(package, lib, engine, orders=ALL):
+    """Cell variants: outputs and final states are those of a scalar LSTM, from the papers."""
+    module = _variants_of(package, engine)
+    for variant in MANY.values() if module else ():
+        values = random_variant(variant)
+        for order in orders:
+            h, cache = forward_variant(variant, values, module, engine=engine, **order)
+            results = {"h": h, "h_n": cache.h_n, "c_n": cache.c_n}
+            compare_variants(results, outputs_of(variant, values, **order), values["x"], steps=5)
+
+
+def variant_derivatives(package, lib, engine, orders=ALL):
+    """Cell variants: the gradients are derivatives; where these are differences, of what has no kinks."""
+    module, method = _variants_of(package, engine), "complex" if engine == "array_api" else "difference"
+    for name in ("all", "all, coupled", "all but layer norm, rates") if module else ():
+        variant = MANY[name]
+        if method == "difference":
+            variant = variant._replace(clip=None, activations=("Sigmoid", ("ScaledTanh", 1.3, 0.7), "Tanh"))
+        values = random_variant(variant, D=7, H=24, P=11, seed=1)
+        masks = {key: value for key, value in values.items() if key in MASKS}
+        arguments = {key: value for key, value in values.items() if key not in (*VARIANT_COTANGENTS, *MASKS)}
+        for order in orders:
+
+            def outputs(variant=variant, masks=masks, order=order, **arrays):
+                arrays = of_one_dtype(arrays) | masks
+                h, cache = forward_variant(variant, arrays, module, engine=engine, **order)
+                return (h, cache.h_n, cache.c_n), cache
+
+            def gradients(cotangents, cache):
+                return backward_variant(dict(zip(VARIANT_COTANGENTS, cotangents, strict=True)), cache, module)
+
+            check_gradients(outputs, gradients, arguments, method=method, directions=1)
+
+
+def _variants_of(package, engine):
+    """The package's `variants`, if the engine computes any."""
+    modules = (sys.modules[f"{package.__name__}.{name}"] for name in ("variants", f"engines.{engine}"))
+    module, engine = modules
+    return module if hasattr(engine, "lacks") else None
 
 
 def of_one_dtype(arrays):

@@ -30,13 +30,18 @@ CHECKS = {
     "NaN stays": proofs.not_a_number_stays,
     "split in time": proofs.split_in_time,
     "chunks": proofs.chunks_are_seamless,
+    "variant outputs": proofs.variant_outputs,
+    "variant derivatives": proofs.variant_derivatives,
 }
 
 FUSED, ANY, BOTH = ("numpy_fused",), ("array_api",), ("numpy_fused", "array_api")
 COMPILED = ("numpy_numba",)  # few: each is compiled anew
 CELL, STAGES, TIMELINE = "cell.py", "stages.py", "timeline.py"
 FUSED_FILE, ANY_FILE = "engines/numpy_fused.py", "engines/array_api.py"
-CELLS, FORWARDS, PRODUCTS = (f"engines/compiled/{name}.py" for name in ("cells", "forward", "products"))
+GLUE, VARIANT_CELLS = "engines/numpy_numba.py", "variant_cells.py"
+CELLS, FORWARDS, PRODUCTS, VARIANTS, NORMS = (
+    f"engines/compiled/{name}.py" for name in ("cells", "forward", "products", "variants", "norms")
+)
 
 # What is planted -> the engines it shows with, a check that must catch it, and (file, what stands there, what instead).
 MUTANTS = {
@@ -301,6 +306,62 @@ MUTANTS = {
         "split in time",
         (TIMELINE, "return v[-1, ...]", "return v[max(0, v.shape[0] - 2), ...]"),
     ),
+    "the peephole of o sees the old cell state": (
+        ANY,
+        "variant outputs",
+        (VARIANT_CELLS, "p.peepholes[2, :] * c", "p.peepholes[2, :] * prev_c"),
+    ),
+    "the peephole of o sees the old cell state (compiled)": (
+        COMPILED,
+        "variant outputs",
+        (VARIANTS, "load(peep, 2 * H + j, count) * new", "load(peep, 2 * H + j, count) * old"),
+    ),
+    "states behind the lengths are not held (compiled)": (
+        COMPILED,
+        "variant outputs",
+        (VARIANTS, "lengths[n1 - 1] <= t:", "lengths[n1 - 1] < t:"),
+        (VARIANTS, "lengths[n] <= t:", "lengths[n] < t:"),
+    ),
+    "variance without epsilon (compiled)": (
+        COMPILED,
+        "variant outputs",
+        (NORMS, "* share_of_one + epsilon)", "* share_of_one)"),
+    ),
+    "zoneout forgotten in dc": (
+        ANY,
+        "variant derivatives",
+        (VARIANT_CELLS, "dprev_c = dprev_c + masks.zoneout_c * dc", "dprev_c = dprev_c + 0 * dc"),
+    ),
+    "zoneout forgotten in dc (compiled)": (
+        COMPILED,
+        "variant derivatives",
+        (VARIANTS, "dc = dnew * f + k * dc", "dc = dnew * f"),
+    ),
+    "coupled f forgotten in di (compiled)": (
+        COMPILED,
+        "variant derivatives",
+        (VARIANTS, "dnew * (g - old) * s_i", "dnew * g * s_i"),
+    ),
+    "dropped h gets a gradient (compiled)": (
+        COMPILED,
+        "variant derivatives",
+        (VARIANTS, "d = d * load(mask, y, count)", "d = d + d - d"),
+    ),
+    "a normalised vector may change its length (compiled)": (
+        COMPILED,
+        "variant derivatives",
+        (NORMS, "- mean - load(hat, place + j, left) * along)", "- mean)"),
+    ),
+    "gradients behind the lengths (compiled)": (
+        COMPILED,
+        "variant derivatives",
+        (VARIANTS, "fill(a_, 4 * x, K, one - one)", "fill(a_, 4 * x, K, one)"),
+    ),
+    "zoneout of h and of c swap their rates (compiled)": (
+        COMPILED,
+        "variant outputs",
+        (GLUE, "clip, *rates, EPSILON]", "clip, *list(rates)[::-1], EPSILON]"),
+    ),
 }
 CASES = [(name, engine) for name, (engines, *_) in MUTANTS.items() for engine in engines]
 
@@ -318,7 +379,7 @@ def plant(name, folder):
     sys.path.insert(0, str(folder))
     try:
         module = importlib.import_module(package)
-        for part in (*ENGINE_MODULES, "sequence"):
+        for part in (*ENGINE_MODULES, "sequence", "variants"):
             importlib.import_module(f"{package}.{part}")
     finally:
         sys.path.remove(str(folder))

@@ -187,7 +187,7 @@ def test_too_little_memory_leaves_the_processor_as_it_was():
 GUARD = """
 import ctypes, mmap, sys, types
 import numpy as np
-import problems
+import problems, variant_problems
 from lstm_xp import freeze
 from lstm_xp.engines import numpy_numba
 from lstm_xp.engines.compiled import threads
@@ -209,6 +209,14 @@ def copy(v, at_end):
     out[...] = v
     return out
 
+def closed(memory):
+    # Given back to the system, which has a limit of how many there may be, if nothing is there any more.
+    try:
+        memory.close()
+    except BufferError:
+        return False
+    return True
+
 threads.limit = lambda: 3
 numpy_numba.WORTH_A_THREAD, numpy_numba.WORTH_A_MEETING = 1.0, (1.0, 1.0)
 if sys.argv[1] == "sequence of large weights":
@@ -217,10 +225,21 @@ for at_end in (True, False):
     proxy = types.SimpleNamespace(**vars(np))
     proxy.empty = lambda shape, dtype: guarded(shape, dtype, at_end)
     proxy.ascontiguousarray = lambda v, *dtype: copy(np.ascontiguousarray(v, *dtype), at_end)
+    proxy.array = lambda v, dtype=None, order="C": copy(np.array(v, dtype, order=order), at_end)
     numpy_numba.np = proxy
     for dtype in numpy_numba.DTYPES:
         for N, T, D, H in eval(sys.argv[2]):
             print(dtype, N, T, D, H, "at the end" if at_end else "at the beginning", flush=True)
+            if sys.argv[1] == "variants":
+                for variant in variant_problems.MANY.values():
+                    for P in (1, H):
+                        values = variant_problems.random_problem(variant, N, T, D, H, P)
+                        arrays = {name: copy(v.astype(dtype), at_end) for name, v in values.items()}
+                        for order in variant_problems.orders_of(N, T):
+                            results = variant_problems.numba_run(variant, arrays, **order)
+                    del results, arrays
+                    maps = [used for used in maps if not closed(used)]
+                continue
             values = problems.random_problem(N, T, D, H)
             arrays = {name: copy(v.astype(dtype), at_end) for name, v in values.items()}
             if sys.argv[1] != "step":
@@ -250,6 +269,8 @@ print("done")
         ("sequence", [(1, 2, 1, 1), (1, 3, 2, 37), (1, 2, 5, 192)]),
         ("sequence", [(3, 2, 5, 7), (7, 3, 17, 33), (2, 2, 3, 64), (5, 2, 65, 192), (13, 2, 1, 68)]),
         ("sequence of large weights", [(13, 2, 1, 68), (23, 3, 5, 130)]),
+        ("variants", [(1, 2, 1, 1), (2, 3, 2, 37), (3, 2, 5, 64)]),
+        ("variants", [(9, 3, 2, 17), (23, 2, 1, 5)]),
         ("step", [(1, 1, 1, 1), (2, 1, 3, 5), (3, 1, 5, 64), (4, 1, 7, 33), (7, 1, 33, 320), (2, 1, 3, 24)]),
         ("step", [(3, 1, 17, 260), (3, 1, 17, 132), (3, 1, 17, 68), (3, 1, 17, 34)]),
         ("step", [(1, 1, 101, 300), (2, 1, 1, 252), (2, 1, 515, 260), (1, 1, 9, 256)]),
@@ -264,14 +285,16 @@ def test_nothing_beyond_an_array_is_touched(what, sizes):
 
 COMPARE = """
 import sys, time
+import variant_problems
 from problems import compare, random_problem, rounded, run, same_bits
 from lstm_xp import engines
 from lstm_xp.engines import numpy_numba
-from lstm_xp.engines.compiled import vectors
+from lstm_xp.engines.compiled import kernels, vectors
 from lstm_xp.testing import assert_close
 
 dtype, before = sys.argv[1], time.monotonic()
 code = numpy_numba._code(numpy_numba.np.dtype(dtype))
+numpy_numba.warmup(dtype)
 print(time.monotonic() - before)
 print(vectors.BYTES, numpy_numba.__file__)
 for N, T, D, H in ((5, 7, 19, 33), (1, 4, 7, 45), (2, 5, 17, 192), (23, 3, 70, 68)):
@@ -291,8 +314,19 @@ for N, D, H in ((1, 101, 300), (2, 7, 64), (3, 40, 64)):
     wide = engines.load("array_api").step(*(value.astype(float) for value in arguments))
     for result, expected in zip(numpy_numba.step(*arguments), wide, strict=True):
         assert_close(result, expected, like=arguments[0])
-for kernel in (code.forward, code.backward, code.step, code.stream):
-    print(sum(kernel.stats.cache_hits.values()))
+for name in ("all", "all, coupled", "all but layer norm"):
+    for N, T, D, H, P in ((5, 2, 4, 33, 7), (1, 2, 3, 17, 17)):
+        variant = variant_problems.MANY[name]
+        values = rounded(variant_problems.random_problem(variant, N, T, D, H, P, seed=1), dtype)
+        expected = variant_problems.run(variant, values, engine="array_api")
+        arrays, results = variant_problems.typed(values, dtype), []
+        for count in (1, 2):
+            code.threads = lambda count=count: count
+            results.append(variant_problems.numba_run(variant, arrays))
+        variant_problems.compare(results[0], expected, arrays["x"], T)
+        variant_problems.assert_same(*results)
+hits = [sum(code.__dict__[function.__name__].stats.cache_hits.values()) for function in kernels.signatures(code.dtype)]
+print(*hits)
 time.sleep(max(0, before + 1.5 - time.monotonic()))  # a notice that nobody called off comes after a second
 """
 # Bytes of a register, a dtype, and what tells numba.
@@ -343,16 +377,16 @@ def test_narrower_registers(compiled, processor):
     if processor not in compiled:
         pytest.skip(f"this machine has no {processor}")
     size, dtype, *_ = PROCESSORS[processor]
-    (_, registers, *hits), errors = compiled[processor]
+    (_, registers, hits), errors = compiled[processor]
     assert registers.split()[0] == str(size)
     assert registers.split()[1].startswith(str(compiled["AVX2 from"] if processor == "AVX2" else PACKAGE))
-    assert hits == [*"0000"]  # no kernel came from a cache
+    assert set(hits.split()) == {"0"}  # no kernel came from a cache
     assert errors == numpy_numba.NOTICE.format(dtype=dtype) + "\n"
 
 
 @on_x86
 def test_what_was_compiled_before_is_loaded_in_silence(compiled):
-    (seconds, _, *hits), errors = compiled["SSE, again"]
-    assert hits == [*"1111"]
+    (seconds, _, hits), errors = compiled["SSE, again"]
+    assert set(hits.split()) == {"1"}
     assert float(seconds) < 0.9
     assert errors == ""

@@ -43,53 +43,6 @@ def deadlocks_fail():
 
 
 @pytest.fixture
-def limited(monkeypatch):
-    """A function that says how many threads are allowed, however many this machine or the BLAS would allow."""
-    monkeypatch.setattr(threads, "_blas", tuple)
-
-    def allow(count):
-        monkeypatch.setattr(threads.config, "NUMBA_NUM_THREADS", count)
-        assert threads.limit() == count
-
-    return allow
-
-
-@pytest.fixture
-def eager(monkeypatch):
-    """Threads are worth it for the smallest of problems."""
-    monkeypatch.setattr(numpy_numba, "WORTH_A_THREAD", 1.0)
-    monkeypatch.setattr(numpy_numba, "WORTH_A_MEETING", (1.0, 1.0))
-
-
-@pytest.fixture
-def poisoned(monkeypatch):
-    """What the engine allocates is full of NaN, so that nothing read too early looks right by chance.
-
-    Bytes of 255 are NaN in either dtype, too, to whoever views them as such.
-    """
-
-    def nothing_but_nan(shape, dtype):
-        return np.full(shape, 255 if dtype is np.uint8 else np.nan, dtype)
-
-    class Poison:
-        def __getattr__(self, name):
-            return getattr(np, name)
-
-        @staticmethod
-        def empty(shape, dtype):
-            return nothing_but_nan(shape, dtype)
-
-        @staticmethod
-        def empty_like(v):
-            return nothing_but_nan(v.shape, v.dtype)
-
-    monkeypatch.setattr(numpy_numba, "np", Poison())
-    monkeypatch.setattr(numpy_numba, "KEPT", -1)
-    for dtype in numpy_numba.DTYPES:
-        numpy_numba._code(np.dtype(dtype)).spare.clear()
-
-
-@pytest.fixture
 def uneven(request, monkeypatch):
     """Parts begin one after the other, the last one first if it is said so; and what routes they take."""
     routes, first = set(), ["first"]

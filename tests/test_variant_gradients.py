@@ -64,12 +64,13 @@ def test_gradients_are_derivatives(variant, order):
     assert set(errors) == set(arguments)
 
 
+@pytest.mark.variants
 @orders
 @named
-def test_no_block_is_zero_that_should_not_be(variant, order):
+def test_no_block_is_zero_that_should_not_be(variant, order, engine):
     """Each gate has its gradients, and each kind of cotangent alone reaches what it should."""
     values = random_problem(variant, seed=2)
-    _, cache = forward(variant, values, **order)
+    _, cache = forward(variant, values, engine=engine, **order)
     for given_one in COTANGENTS:
         for name, gradient in backward({given_one: values[given_one]}, cache).items():
             assert np.any(gradient), f"{given_one} alone: gradient of {name}"
@@ -82,11 +83,12 @@ def test_no_block_is_zero_that_should_not_be(variant, order):
             assert np.any(block) != (gate in unused and not through_norm), f"{name} of {gate}"
 
 
+@pytest.mark.variants
 @named
-def test_backward_is_linear(variant):
+def test_backward_is_linear(variant, engine):
     """The gradients of a sum of cotangents are the sum of the gradients; None means zeros."""
     values = random_problem(variant, seed=3)
-    _, cache = forward(variant, values, lengths=[3, 0, 5, 1])
+    _, cache = forward(variant, values, lengths=[3, 0, 5, 1], engine=engine)
     parts = [backward({name: values[name]}, cache) for name in COTANGENTS]
     whole = {f"d{name}": gradient for name, gradient in backward(values, cache).items()}
     compare(whole, {name: sum(part[name[1:]] for part in parts) for name in whole}, values["x"], steps=5)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 import variant_oracle
-from problems import settled
+from problems import same_bits, settled
 
 from lstm_xp import checks, variants
 from lstm_xp.activations import activation
@@ -54,6 +54,12 @@ VARIANTS = {
     "coupled, peepholes": Variant(coupled=True, peepholes=True),
     "all": Variant(True, True, True, True, False, 1.5, ODD, True, "mask", "mask"),
     "all, coupled": Variant(True, True, True, False, True, 1.5, ("Sigmoid", "Elu", "Tanh"), True, "rate", "mask"),
+}
+# All at once, but for normalisation, which keeps threads from dividing the units.
+_MOST = Variant(True, True, False, True, False, 1.5, ("HardSigmoid", "Softsign", "Elu"), True, "mask", "mask")
+MANY = VARIANTS | {
+    "all but layer norm": _MOST,
+    "all but layer norm, rates": _MOST._replace(zoneout_h="rate", clip=None),
 }
 WIDE = ("all", "all, coupled")  # between them, every line of the general recurrence
 
@@ -130,3 +136,38 @@ def compare(results, expected, like, steps):
     for name, result in results.items():
         kind = "forward" if name in OUTPUTS else "gradient"
         assert_close(result, np.asarray(expected[name]), like=like, kind=kind, steps=steps, name=name)
+
+
+# --- For the compiled engine
+
+
+def typed(values, dtype):
+    """The values by name as another dtype has them."""
+    return {name: value.astype(dtype) for name, value in values.items()}
+
+
+def numba_run(variant, arrays, **order):
+    """Outputs and gradients of the compiled engine; and the outputs without training, which are the same."""
+    results = run(variant, arrays, engine="numpy_numba", **order)
+    h, cache = forward(variant, arrays, engine="numpy_numba", keep=False, **order)
+    for name, light in zip(OUTPUTS, (h, cache.h_n, cache.c_n), strict=True):
+        assert same_bits(light, results[name]), f"{name} without training"
+    return results
+
+
+def lengths_of(N, T):
+    """In no order, with zero and T among them, where there are rows enough."""
+    return [(3 * n + 1) % (T + 1) for n in range(N)]
+
+
+def orders_of(N, T):
+    """No lengths, and lengths; forwards and in reverse."""
+    lengths = (None, lengths_of(N, T))
+    return [{"lengths": some, "reverse": reverse} for some in lengths for reverse in (False, True)]
+
+
+def assert_same(results, expected, what=""):
+    """Fail unless results by name have the same bits."""
+    assert set(results) == set(expected)
+    for name, result in results.items():
+        assert same_bits(result, expected[name]), f"{name} {what}"

@@ -181,7 +181,7 @@ def cells_gradients(dh, dh_n, dc_n, c0, states, norms, p, cell, masks, lengths):
 
     dh = np.broadcast_to(np.zeros(R, dtype), (T, N, R)) if dh is None else _with_rows(dh)
     carry_h, carry_c = (np.array(v, dtype, order="C") for v in (dh_n, dc_n))
-    kept = [given(v) for v in (states.gates, states.c, None if states.cells is states.c else states.cells, states.z)]
+    kept = [given(v) for v in (states.gates, states.c, states.cells, states.z)]
     norms = [given(v) for v in norms]
     da, dr, dout = between(K), between(K, normalises), between(R, projects)
     dseen, m = between(H, normalises), between(H, projects)

@@ -65,8 +65,8 @@ def cell_forward(
     """h (T, N, R) from h0, and c (T, N, H) from c0; the gates take the place of a (T, N, 4H).
 
     Without `keep`, c is (1, N, H). `cells` before zoneout, like c, and clipped `z`, like a, are written if they have
-    elements. With `across`, which normalisation does not allow, threads divide columns and units, and meet between them.
-    `space` is as `cell_forward_space` says.
+    elements. With `across`, which normalisation does not allow, threads divide columns and units, and meet between
+    them. `space` is as `cell_forward_space` says.
     """
     begin(meeting, part)
     mode = flush_denormals()
@@ -248,12 +248,11 @@ def cell_backward(
     F_a, F_b, G_a, G_b, H_a, H_b = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     projects, peeps, normalises, clips = Wp.size > 0, peepholes.size > 0, gain_h.size > 0, clip < one / (one - one)
     zones_h, zones_c, drops = zoneout_h.size > 0 or rate_h != 0, zoneout_c.size > 0 or rate_c != 0, recurrent.size > 0
-    has_cells, has_z, drawn_h, drawn_c = cells.size > 0, z.size > 0, zoneout_h.size > 0, zoneout_c.size > 0
+    has_z, drawn_h, drawn_c = z.size > 0, zoneout_h.size > 0, zoneout_c.size > 0
     above, dh_t, dh_n = data(dh), dh.strides[0] // size, dh.strides[1] // size
     opened, peep, mask, mask_h, mask_c = data(gates), data(peepholes), data(recurrent), data(zoneout_h), data(zoneout_c)
     h_, c_, a_, room = data(carry_h), data(carry_c), data(da), data(space)
     recurrents = data(dr) if normalises else a_
-    saw, saw_at = (data(cells), 0) if has_cells else (data(c), 0)
 
     of_WpT = whole(R, wide) * wide * K
     zeros = of_WpT + (whole(H, wide) * wide * R if projects else 0)
@@ -310,7 +309,7 @@ def cell_backward(
             for j in range(0, H, wide):
                 count, o_at = min(wide, H - j), 4 * x + 2 * H + j
                 o, dm = load(opened, o_at, count), load(room, outer + row + j, count)
-                seen = load(saw, saw_at + x + j, count)
+                seen = load(data(cells), x + j, count)
                 if normalises:
                     seen = load(data(hat_c), x + j, count) * load(data(gain_c), j, count)
                     seen = seen + load(data(bias_c), j, count)
