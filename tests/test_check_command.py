@@ -4,7 +4,7 @@ import pytest
 
 from lstm_xp import engines
 from lstm_xp.cli import main
-from lstm_xp.engines import numpy_fused, numpy_numba
+from lstm_xp.engines import array_api, numpy_fused, numpy_numba
 
 # Each engine of NumPy and dtype that is checked: not what an engine does not compute, nor without numba its engine.
 COMBINATIONS = [
@@ -57,6 +57,28 @@ def test_check_fails_a_wrong_engine(wrong, monkeypatch, capsys):
     assert err.count("FAILED: numpy, numpy_fused, ") == 2  # float64 and float32; float16 cannot tell
     assert "array_api" not in err
     assert f"{len(COMBINATIONS)} combinations checked, 2 failed" in out
+
+
+@pytest.mark.parametrize("wrong", ["h", "dz"])
+def test_check_fails_an_engine_whose_variants_are_wrong(wrong, monkeypatch, capsys):
+    forward, backward = array_api.cells, array_api.cells_gradients
+
+    def wrong_forward(*arguments, **options):
+        h, *rest = forward(*arguments, **options)
+        h[-1, 0, 0] *= 1 + 1e-5 * (wrong == "h")
+        return h, *rest
+
+    def wrong_backward(*arguments):
+        dh0, dc0, between = backward(*arguments)
+        between.dz[-1] *= 1 - 1e-5 * (wrong == "dz")
+        return dh0, dc0, between
+
+    monkeypatch.setattr(array_api, "cells", wrong_forward)
+    monkeypatch.setattr(array_api, "cells_gradients", wrong_backward)
+    assert main(["check", "--library", "numpy"]) == 1
+    _, err = capsys.readouterr()
+    assert "FAILED: numpy, array_api, float64: " in err
+    assert "numpy_fused" not in err
 
 
 def test_check_reports_an_engine_that_raises_and_goes_on(monkeypatch, capsys):

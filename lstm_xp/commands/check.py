@@ -2,8 +2,8 @@
 
 Each engine runs random problems (one row, odd sizes, lengths with an empty row, reversed, no step at all) in every
 dtype that its library has. Outputs and all six gradients are compared with a float64 reference, row by row; and in
-float64, the gradients with central differences of the very same engine along random directions. Figures are the worst
-error as a share of its limit: up to 1.00 passes.
+float64, the gradients with central differences of the very same engine along random directions. So are those of the
+cell variants, where an engine computes them. Figures are the worst error as a share of its limit: up to 1.00 passes.
 
 exit status: 0 all passed, 1 something is wrong, 2 there is nothing to check
 """
@@ -15,12 +15,15 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import checks, engines, libraries, testing
+from ..layers import LSTM
+from ..parameters import Direction, State
+from ..records import SequenceCache
 from ..sequence import lstm_backward, lstm_forward
 from . import values
 
 
 class Case(NamedTuple):
-    """One problem: sizes, lengths, direction."""
+    """One problem: sizes, lengths, direction; and the settings of an `LSTM` if the cell is not the plain one."""
 
     N: int
     T: int
@@ -28,6 +31,7 @@ class Case(NamedTuple):
     H: int
     lengths: tuple | None = None
     reverse: bool = False
+    cell: dict | None = None
 
 
 # Few different sizes: libraries that compile do so for each.
@@ -41,7 +45,12 @@ CASES = (
     Case(4, 0, 3, 33),
 )
 DIFFERENCES = CASES[2:4]
-ARGUMENTS = ("x", "h0", "c0", "Wx", "Wh", "b")
+# Between them, all that a cell can be, but for what has no derivative somewhere (clipping), and random masks.
+VARIANT = Case(4, 6, 3, 33, (6, 2, 0, 5), cell={"proj_size": 5, "peepholes": True, "zoneout_h": 0.2, "zoneout_c": 0.3})
+# Normalisation makes errors of rounding as large as it likes, where numbers are nearly alike: differences alone.
+NORMALISED = Case(4, 2, 20, 65, reverse=True, cell={
+    "coupled": True, "layer_norm": True, "activations": ("Sigmoid", ("ScaledTanh", 1.3, 0.7), "Tanh"),
+})  # fmt: skip
 OUTPUTS = ("h", "h_n", "c_n")
 
 
@@ -108,11 +117,14 @@ def _on(name, device):
 
 def _check(library, engine, dtype, seed):
     """One line of the table; AssertionError where something is wrong."""
-    shares = [compare(library, engine, dtype, case, seed) for case in CASES]
+    variants = (VARIANT, NORMALISED) if hasattr(engines.load(engine), "cells") else ()
+    shares = [compare(library, engine, dtype, case, seed) for case in (*CASES, *variants[:1])]
     forward, gradient = (max(column) for column in zip(*shares, strict=True))
     differences = "-"
     if dtype == "float64":
-        worst = max(error for case in DIFFERENCES for error in prove(library, engine, case, seed).values())
+        worst = max(
+            error for case in (*DIFFERENCES, *variants) for error in prove(library, engine, case, seed).values()
+        )
         differences = f"{worst / testing.DERIVATIVE_LIMITS['difference']:.2f}"
     return f"{forward:9.2f}{gradient:11.2f}{differences:>13}"
 
@@ -121,29 +133,44 @@ def draw(case, seed):
     """Random arguments and cotangents of a case, float64 NumPy arrays, nothing of them zero."""
     rng = np.random.default_rng([seed, case.N, case.T, case.D, case.H])
     N, T, D, H = case[:4]
-    shapes = {"x": (N, T, D), "h0": (N, H), "c0": (N, H), "Wx": (D, 4 * H), "Wh": (H, 4 * H), "b": (4 * H,)}
-    scales = {"Wx": D**-0.5, "Wh": H**-0.5}
+    cell = case.cell or {}
+    R = cell.get("proj_size", H)
+    shapes = {"x": (N, T, D), "h0": (N, R), "c0": (N, H), "Wx": (D, 4 * H), "Wh": (R, 4 * H), "b": (4 * H,)}
+    shapes |= {"Wp": (H, R)} if R < H else {}
+    shapes |= {"peepholes": (3, H)} if cell.get("peepholes") else {}
+    if cell.get("layer_norm"):
+        shapes |= {"gain_x": (4 * H,), "gain_h": (4 * H,), "gain_c": (H,), "bias_c": (H,)}
+    scales = {"Wx": D**-0.5, "Wh": R**-0.5, "Wp": H**-0.5}
     arguments = {name: rng.standard_normal(shape) * scales.get(name, 1) for name, shape in shapes.items()}
-    cotangents = tuple(rng.standard_normal(shape) for shape in ((N, T, H), (N, H), (N, H)))
+    cotangents = tuple(rng.standard_normal(shape) for shape in ((N, T, R), (N, R), (N, H)))
     return arguments, cotangents
 
 
 def forward_of(case, engine):
-    """lstm_forward for a case, as `testing.check_gradients` wants it."""
+    """The forward pass of a case, as `testing.check_gradients` wants it."""
 
-    def forward(x, h0, c0, Wx, Wh, b):
+    def forward(x, h0, c0, Wx, Wh, b, **more):
         options = {"lengths": case.lengths, "reverse": case.reverse, "engine": engine}
-        h, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0, **options)
-        return (h, cache.h_n, cache.c_n), cache
+        if case.cell is None:
+            h, cache = lstm_forward(x, h0, Wx, Wh, b, c0=c0, **options)
+            return (h, cache.h_n, cache.c_n), cache
+        network = LSTM(case.D, case.H, reverse=case.reverse, engine=engine, **case.cell)
+        params, state = (Direction(Wx, Wh, b, **more),), State(h0[None, ...], c0[None, ...])
+        y, state, cache = network.forward(params, x, state, lengths=case.lengths)
+        return (y, state.h[0, ...], state.c[0, ...]), cache
 
     return forward
 
 
 def backward(cotangents, cache):
-    """lstm_backward, as `testing.check_gradients` wants it."""
+    """The backward pass, as `testing.check_gradients` wants it."""
     dh, dh_n, dc_n = cotangents
-    gradients = lstm_backward(dh, cache, dh_n=dh_n, dc_n=dc_n)
-    return {name: getattr(gradients, f"d{name}") for name in ARGUMENTS}
+    if isinstance(cache, SequenceCache):
+        found = lstm_backward(dh, cache, dh_n=dh_n, dc_n=dc_n)
+        return {"c0": found.dc0} | {name.removeprefix("d"): gradient for name, gradient in found._asdict().items()}
+    dx, dstate, (dparams,) = cache.network.backward(dh, cache, dstate=State(dh_n[None, ...], dc_n[None, ...]))
+    gradients = {"x": dx, "h0": dstate.h[0, ...], "c0": dstate.c[0, ...]} | dparams._asdict()
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}
 
 
 def compare(library, engine, dtype, case, seed):
