@@ -8,7 +8,7 @@ cell to compare with. Sizes are batch N, steps T, features D and units H; a proj
 forward + backward with gradients of the input and of all parameters, float32. ONNX Runtime has inference alone. Not in
 here, for no rival has them: layer normalisation, zoneout, recurrent dropout (what they cost: benchmarks.variants).
 
-Outputs are compared with the general recurrence in float64 before anything is timed. Each contender has processes of
+Outputs are compared with the reference engine in float64 before anything is timed. Each contender has processes of
 its own, in turn; times are medians over the rounds. A minute tells whether everybody is installed, and right:
 
     python -m benchmarks.cells --sizes 2,5,4,6 --rounds 1 --seconds 0

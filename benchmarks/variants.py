@@ -24,7 +24,7 @@ from .arguments import add_sizes, check_run
 from .problems import Problem
 from .runner import statistics
 from .tables import milliseconds
-from .timing import times
+from .timing import rest, times
 
 PLAIN = "plain cell"
 ENGINES = ("auto", "array_api")
@@ -111,6 +111,7 @@ def measure(size, rounds, seconds, say=lambda line: None):
     for number in range(rounds):
         say(f"{','.join(map(str, problem.size))}: round {number + 1} of {rounds}")
         for pair in pairs[number % len(pairs) :] + pairs[: number % len(pairs)]:
+            rest()  # or else the threads that multiplied for the one before spin on
             taken[pair].append(times(contenders[pair].training, seconds))
     found = []
     sizes = dict(zip("NTDH", problem.size, strict=True))

@@ -47,8 +47,9 @@ def check_configuration(network):
         )
     if network.precision is not None and network.precision not in PRECISIONS:
         raise ValueError(f"LSTM: precision must be one of {', '.join(PRECISIONS)}, or None; got {network.precision!r}.")
-    if network.precision is not None and not (network.plain and not network.recurrent_dropout):
-        raise ValueError("LSTM: precision is for plain cells: variants are multiplied as their array library does it.")
+    plain = network.plain and not network.recurrent_dropout  # asked here once, before torch.compile looks on
+    if network.precision is not None and not plain:
+        raise ValueError("LSTM: precision is for plain cells: variants are multiplied in the precision of their dtype.")
 
 
 def _integer(name, value, least):

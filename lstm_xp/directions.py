@@ -1,4 +1,4 @@
-"""The directions of a layer: plain cells through an engine, anything else through the general recurrence."""
+"""The directions of a layer: plain cells as `lstm_forward` does it, anything else as a variant."""
 
 from functools import partial
 

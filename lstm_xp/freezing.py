@@ -40,7 +40,8 @@ def freeze(weights: Any) -> Any:
     -----
     Results have the same bits, as long as the weights are contiguous. With the engine 'numpy_numba', the first call
     keeps Wx and Wh as it multiplies with them, until they are gone: that is their memory once more (twice, if batches
-    of one or two rows and larger ones alternate). Other engines do as ever. A backward pass prepares them anew.
+    of one or two rows and larger ones alternate). Other engines do as ever, and so do cells that are not the plain one.
+    A backward pass prepares them anew.
 
     Examples
     --------

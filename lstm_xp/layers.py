@@ -27,7 +27,7 @@ from .variant_cells import PLAIN, Cell
 class LSTM:
     r"""A network of LSTM layers: one or two directions, plain cells or variants of it.
 
-    The plain cell computes, at each step (the variants: `lstm_xp.variants`):
+    The plain cell computes, at each step (the variants: `lstm_xp.variant_cells`):
 
     .. math::
         a_t &= x_t W_x + h_{t-1} W_h + b, \qquad a_t = [a_i \; a_f \; a_o \; a_g] \\
@@ -160,7 +160,7 @@ class LSTM:
 
     @cached_property
     def cell(self) -> Cell:
-        """The cell as the general recurrence takes it."""
+        """The cell as engines that compute variants take it."""
         kinds = tuple(activation("LSTM", given) for given in self.activations)
         return Cell(kinds, self.coupled, self.clip, self.zoneout_h, self.zoneout_c)
 

@@ -88,7 +88,7 @@ def onnx_lstm(
 
     Notes
     -----
-    Cost: 8 N T H (D + H) flop for each direction. Plain cells run on the engine that `lstm_forward` would choose.
+    Cost: 8 N T H (D + H) flop for each direction. It runs on the engine that an `LSTM` would choose.
 
     What the specification leaves open is settled as in onnxruntime 1.32, which the tests compare with: coupling means
     f = 1 - i; clip bounds what enters f and g, not what enters h; a reversed row is reversed within its length.

@@ -80,6 +80,9 @@ def _plain_step(network, p, x, h, c):
 
 def _variant_step(network, p, x, h, c):
     xp = checks.namespace(x)
+    if network.engine != "auto":  # one step is the same on all engines, but none is asked for what it cannot do
+        problem = checks.problem(x[:, None, :], checks.device(x), c.shape[-1], False, network.precision, xp)
+        engines.choose(network.engine, problem, network.cell)
     wide, narrow = conversions(x, xp)
     p = variants.wide_parameters(p, wide)
     masks = variant_cells.expectations(network.cell)

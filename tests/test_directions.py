@@ -310,3 +310,33 @@ def test_gradients_of_one_direction_may_have_another_shape():
     several = torch.stack([params[1].Wx, params[1].Wx + 1])
     for found, Wx in zip(torch.func.vmap(dx_of)(several), several, strict=True):
         assert_close(found, dx_of(Wx), kind="gradient", steps=T)
+
+
+@pytest.mark.parametrize("options", [{}, {"peepholes": True}, {"layer_norm": True}], ids=str)
+def test_a_bias_alone_may_have_another_shape(options):
+    torch = pytest.importorskip("torch")
+    network = LSTM(2, 3, **options)
+    (params,) = network.init(torch, "float64")
+    x = torch.ones(2, 4, 2, dtype=torch.float64)
+    several = torch.stack([params.b, params.b + 1])
+
+    def y_of(b):
+        return network.forward([params._replace(b=b)], x)[0]
+
+    def step_of(b):
+        return network.step([params._replace(b=b)], x[:, 0], None)[0]
+
+    for call in (y_of, step_of):
+        for found, b in zip(torch.func.vmap(call)(several), several, strict=True):
+            assert_close(found, call(b), like=x)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("options", [{}, {"peepholes": True}, {"layer_norm": True, "proj_size": 2}], ids=str)
+def test_torch_compiles_a_network_as_one_graph(options):
+    torch = pytest.importorskip("torch")
+    network = LSTM(2, 3, **options)
+    params = network.init(torch, "float32")
+    x = torch.ones(2, 4, 2)
+    compile = torch.compile(lambda x: network.forward(params, x, training=False)[0], fullgraph=True, backend="eager")
+    assert_close(compile(x), network.forward(params, x)[0], like=x)

@@ -16,6 +16,8 @@ pytest.importorskip("numba")
 if numpy_numba.obstacle():
     pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
 
+from lstm_xp.engines.compiled import code
+
 PACKAGE = Path(lstm_xp.__file__).parent
 TESTS = Path(__file__).parent
 posix = pytest.mark.skipif(os.name != "posix", reason="fork and mprotect are POSIX")
@@ -381,7 +383,7 @@ def test_narrower_registers(compiled, processor):
     assert registers.split()[0] == str(size)
     assert registers.split()[1].startswith(str(compiled["AVX2 from"] if processor == "AVX2" else PACKAGE))
     assert set(hits.split()) == {"0"}  # no kernel came from a cache
-    assert errors == numpy_numba.NOTICE.format(dtype=dtype) + "\n"
+    assert errors == code.NOTICE.format(dtype=dtype) + "\n"
 
 
 @on_x86

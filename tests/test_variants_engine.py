@@ -1,6 +1,9 @@
 """The cell variants in compiled code: which engine runs, what it leaves, its products, and when it is compiled."""
 
+import copy
 import pickle
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ pytest.importorskip("numba")
 if numpy_numba.obstacle():
     pytest.skip(numpy_numba.obstacle(), allow_module_level=True)
 
+from lstm_xp.engines.compiled import code as code_of
 from lstm_xp.engines.compiled import kernels
 
 NAME, REFERENCE = numpy_numba.name, engines.load("array_api")
@@ -195,7 +199,7 @@ def test_kernels_are_compiled_when_they_are_wanted_and_once(monkeypatch, capsys,
     """With one notice, however many take long; what is no kernel, is none."""
     compiled = []
     monkeypatch.setattr(Impatient, "started", [])
-    monkeypatch.setattr(numpy_numba, "Timer", Impatient)
+    monkeypatch.setattr(code_of, "Timer", Impatient)
     monkeypatch.setattr(kernels, "compile", lambda function, of: compiled.append(function.__name__) or function)
     code = numpy_numba._code.__wrapped__(np.dtype(dtype))
     assert compiled == []
@@ -211,7 +215,7 @@ def test_kernels_are_compiled_when_they_are_wanted_and_once(monkeypatch, capsys,
     numpy_numba.warmup(dtype)
     assert len(compiled) == len(every)
     assert all(timer.cancelled and timer.seconds == 1.0 for timer in Impatient.started)
-    assert capsys.readouterr().err == numpy_numba.NOTICE.format(dtype=dtype) + "\n"
+    assert capsys.readouterr().err == code_of.NOTICE.format(dtype=dtype) + "\n"
 
 
 def test_a_variant_compiles_what_it_needs(monkeypatch):
@@ -226,3 +230,65 @@ def test_a_variant_compiles_what_it_needs(monkeypatch):
     assert sorted(wanted) == ["cell_forward", "matmul"]
     backward(arrays, cache)
     assert sorted(wanted) == ["cell_backward", "cell_forward", "matmul"]
+
+
+def test_a_kernel_is_compiled_once_by_whoever_asks_first(monkeypatch):
+    """Several threads ask at the same time: the others wait for it."""
+    code, made, all_ask = numpy_numba._code.__wrapped__(np.dtype("float32")), [], threading.Barrier(4)
+
+    def compile(function, dtype):
+        made.append(function)
+        time.sleep(0.05)
+        return object()
+
+    def ask():
+        all_ask.wait(10)
+        found.append(code.matmul)
+
+    monkeypatch.setattr(kernels, "compile", compile)
+    found = []
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert made == [kernels.matmul]
+    assert len(found) == 4
+    assert len({id(kernel) for kernel in found}) == 1
+
+
+def test_a_code_has_no_names_but_its_own():
+    code = numpy_numba._code(np.dtype("float32"))
+    assert copy.copy(code).dtype == code.dtype
+    for owner, name in ((code, "nothing"), (code_of.Code(), "dtype"), (code_of.Code(), "__deepcopy__")):
+        with pytest.raises(AttributeError, match=name):
+            getattr(owner, name)
+
+
+@dtypes
+@pytest.mark.parametrize("unit", range(8))
+def test_a_gradient_of_what_is_not_a_number_is_none_with_clip_either(dtype, unit):
+    network = LSTM(1, 2, clip=1.0)
+    params = network.init(dtype=np.dtype(dtype))
+    params[0].b[unit] = np.nan
+    x = np.ones((1, 1, 1), dtype)
+    for engine in (NAME, REFERENCE.name):
+        network = LSTM(1, 2, clip=1.0, engine=engine)
+        y, _, cache = network.forward(params, x)
+        (dparams,) = network.backward(np.ones_like(y), cache).dparams
+        assert np.isnan(dparams.b[unit]), engine
+
+
+@pytest.mark.parametrize("wrong", ["numpy_fused", "nobody", object()])
+def test_a_step_on_an_engine_that_cannot_is_refused_as_a_sequence_is(wrong):
+    network = LSTM(2, 4, peepholes=True, engine=wrong)
+    x = np.ones((3, 2), np.float32)
+    with pytest.raises(EngineError) as of_sequence:
+        network.forward(network.init(), x[:, None, :])
+    with pytest.raises(EngineError) as of_step:
+        network.step(network.init(), x, None)
+    assert str(of_step.value) == str(of_sequence.value)
+    for engine in ("auto", NAME, REFERENCE.name):
+        network = LSTM(2, 4, peepholes=True, engine=engine)
+        y, _ = network.step(network.init(), x, None)
+        assert_close(y, network.forward(network.init(), x[:, None, :])[0][:, 0], like=x)

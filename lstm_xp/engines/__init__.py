@@ -54,7 +54,7 @@ and, if they have something better than the reference engine's,
                                                     are held. `States`, or None without `keep`
     cells_gradients(dh, dh_n, dc_n, c0, states,     `backward` of a variant; dh (T, N, R) may be None. Gradients that
                     norms, p, cell, masks,          nobody asks for may have no elements
-                    lengths)
+                    lengths)                        (of 'array_api', also a list `record`: `variants.backward`)
         -> dh0, dc0, between
     warmup(dtype)                                   compile ahead for a dtype, by its name
     at(precision) -> engine                         the engine whose products have a precision of `lstm_forward`, one
@@ -66,7 +66,8 @@ of its own, that take it and Wx as they are and sum in float32; and then dx, its
 dh, dh_n and dc_n have the caller's dtype, as have x, Wx and b where nothing else is said. h is rounded to the caller's
 dtype at every step, and it is the rounded one that goes on.
 
-N, T and H are at least 1. `forward` may overwrite `a`, and `layer` writes h; nothing else that is handed in is written
+N, T and H are at least 1. `forward` and `cells` may overwrite `a`, which is contiguous, or keep it among the states;
+`layer` writes h; nothing else that is handed in is written
 to, and nothing that is returned is written to by a later call. Where an engine has `layer`, `gradients` is handed that
 h, with its gaps. NaN and inf go through; saturated gates are exactly 0, 1, -1.
 Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for what has all stages and for
@@ -75,6 +76,7 @@ Direction is settled before an engine is called (`timeline.py`), and so are leng
 To add one: write the module, and add its name to the table below. The tests run every engine over the same grid.
 """
 
+import sys
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -82,6 +84,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import EngineError, dtype_name
+from . import array_api  # noqa: F401  which every list ends with: here at once, where torch.compile looks for it
 
 # Array library -> its engines, in order of preference. `array_api` runs on any library, and ends every list.
 ENGINES = {
@@ -123,7 +126,8 @@ def load(engine, precision="ieee"):
 def _module(name):
     if name not in names():
         raise EngineError(f"engine must be 'auto' or one of {', '.join(names())}; got {name!r}.")
-    return import_module(f"{__name__}.{name}")
+    path = f"{__name__}.{name}"
+    return sys.modules.get(path) or import_module(path)  # torch.compile does not see the cache, nor through an import
 
 
 def product(engine):

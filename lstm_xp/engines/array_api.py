@@ -62,9 +62,7 @@ def backward_steps(dh, dh_n, dc_n, gates, c, c0, Wh):
 
 def product(A, B, bias=None):
     out = checks.namespace(A).matmul(A, B)
-    if bias is not None:
-        out += bias
-    return out
+    return out if bias is None else out + bias
 
 
 def copy(v):

@@ -7,13 +7,9 @@ all steps. Threads divide the rows, or the units where rows are few or weights l
 run in the same way, so that no second pool of threads takes part.
 """
 
-import sys
 from collections import deque
-from contextlib import suppress
 from functools import cache, partial
 from importlib.util import find_spec
-from threading import Timer
-from types import SimpleNamespace
 
 import numpy as np
 
@@ -23,7 +19,6 @@ from . import numpy_fused
 
 name = "numpy_numba"
 
-NOTICE = "lstm_xp: preparing compiled code for {dtype}, which takes a while; it is kept on disk where that can be done"
 DTYPES = ("float32", "float64")
 
 # Flop of the larger of two products for which one thread more is worth it: to wake it takes about 50 us. Half as many
@@ -97,7 +92,7 @@ def _forward(x, order, Wx, b, lengths, gates, h0, h, c0, Wh, keep, frozen=False)
     some, few, size = code.forward_space(T, N, D, H, frozen, across, parts, code.dtype.itemsize)
     packed = (_prepared(code, Wh, few), _prepared(code, Wx, False)) if frozen else (code.none, code.none)
     forward = (x, order, _plain(Wx), b, lengths, gates, h0, h, c, _plain(Wh), keep, some, few, *packed)
-    _run(code, parts, size, lambda space, *share: code.forward(*forward, space, across, *share))
+    _run(code, code.forward, forward, size, parts, across)
     return c[-1].copy(), *((c[1:], gates.reshape(T, N, 4 * H)) if keep else (None, None))
 
 
@@ -128,7 +123,7 @@ def _backward(dh, dh_n, dc_n, gates, c, c0, Wh, da, x, h0, h, Wx, dx, dW):
     some, size = code.backward_space(T, N, D, H, da.size > 0, parts, code.dtype.itemsize)
     backward = (_with_rows(dh), carry, dc, gates.reshape(T, N, 4, H), c, c0, _plain(Wh).T, da,
                 _plain(x), h0, _with_rows(h), _plain(Wx).T, dx, dW, some)  # fmt: skip
-    _run(code, parts, size, lambda space, *share: code.backward(*backward, space, active, across, *share))
+    _run(code, code.backward, backward, size, parts, active, across)
     return carry, dc
 
 
@@ -139,7 +134,7 @@ def product(A, B, bias=None):
     bias = np.zeros(N, code.dtype) if bias is None else np.ascontiguousarray(bias, code.dtype)
     out, parts = np.empty((M, N), code.dtype), _parts(code, 2 * M * K * N)
     size = code.matmul_space(N, parts, code.dtype.itemsize)
-    _run(code, parts, size, lambda space, *share: code.matmul(A, B, bias, out, space, *share))
+    _run(code, code.matmul, (A, B, bias, out), size, parts)
     return out
 
 
@@ -163,7 +158,7 @@ def cells(a, h0, c0, p, cell, masks, lengths, *, keep):
     across, parts = _divide(code, T, N, R, H) if p.gain_h is None else (False, _apart(code, T, N, R, H))
     size = code.cell_forward_space(N, H, R, p.Wp is not None, p.gain_h is not None, across, parts, dtype.itemsize)
     arguments = a, h0, _plain(p.Wh), *options, c0, h, c, new, z, keep
-    _run(code, parts, size, lambda space, *share: code.cell_forward(*arguments, space, across, *share))
+    _run(code, code.cell_forward, arguments, size, parts, across)
     states = States(c, new if new.size else c, z if z.size else None, a) if keep else None
     return h, c[-1], states
 
@@ -188,7 +183,7 @@ def cells_gradients(dh, dh_n, dc_n, c0, states, norms, p, cell, masks, lengths):
     parts = _apart(code, T, N, R, H)
     size = code.cell_backward_space(N, H, R, projects, parts, dtype.itemsize)
     arguments = (dh, carry_h, carry_c, *kept, *norms, _plain(p.Wh), *options, given(c0), da, dr, dout, dseen, m)
-    _run(code, parts, size, lambda space, *share: code.cell_backward(*arguments, space, *share))
+    _run(code, code.cell_backward, arguments, size, parts)
     return carry_h, carry_c, Between(da, dr if normalises else da, dout, dseen, m)
 
 
@@ -232,8 +227,8 @@ def step(x, h, c, Wx, Wh, b):
         if take(*arguments, 0):
             return next_h[0], next_c[0]
         if N > 1 and H % code.lanes == 0 and all(v.flags.c_contiguous for v in arrays):
-            parts = min(code.threads(), H // code.lanes)
-            code.team().pool.run(lambda *share: code.step(*arguments, *share), parts)
+            parts, run = min(code.threads(), H // code.lanes), code.step
+            code.team().pool.run(lambda *share: run(*arguments, *share), parts)
             return next_h[0], next_c[0]
     return numpy_fused.step(x, h, c, Wx, Wh, b)
 
@@ -337,11 +332,11 @@ def _divide(code, T, N, D, H, packing=PACKING):
     return (True, together) if together > 1 and (few or N <= most * threads) else (False, apart)
 
 
-def _run(code, parts, size, work):
-    """work(space, meeting, part, parts) for every part; the space, so many numbers, is that of an earlier call.
+def _run(code, kernel, arguments, size, parts, *options):
+    """kernel(*arguments, space, *options, meeting, part, parts) for every part.
 
-    It would be new memory each time, which the system clears, page by page. A call that fails keeps it: other threads
-    may still be at work there.
+    The space, so many numbers, is that of an earlier call: it would be new memory each time, which the system clears,
+    page by page. A call that fails keeps it: other threads may still be at work there.
     """
     try:
         space = code.spare.pop()
@@ -349,7 +344,7 @@ def _run(code, parts, size, work):
         space = np.empty(0, code.dtype)
     if space.size < size:
         space = _on_a_line(size, code.dtype)
-    code.team().pool.run(lambda *share: work(space, *share), parts)
+    code.team().pool.run(lambda *share: kernel(*arguments, space, *options, *share), parts)
     if space.nbytes <= KEPT:
         code.spare.append(space)
 
@@ -386,40 +381,14 @@ def obstacle():
     return ""
 
 
-class _Code(SimpleNamespace):
-    """What is compiled for a dtype: each kernel when it is first asked for, under its name; and what belongs to it."""
-
-    def __getattr__(self, name):
-        from .compiled import kernels
-
-        functions = {function.__name__: function for function in kernels.signatures(self.dtype)}
-        if name not in functions:
-            raise AttributeError(name)
-        notice = Timer(1.0, self._notice)
-        notice.daemon = True
-        with suppress(RuntimeError):  # the system gives no more threads
-            notice.start()
-        try:
-            kernel = kernels.compile(functions[name], self.dtype)
-        finally:
-            notice.cancel()
-        return self.__dict__.setdefault(name, kernel)
-
-    def _notice(self):
-        """Once, for whatever is compiled."""
-        if not self.noticed:
-            self.noticed = True
-            print(NOTICE.format(dtype=self.dtype.name), file=sys.stderr, flush=True)
-
-
 @cache
 def _code(dtype):
     """The kernels for a dtype, and what belongs to them."""
     from .compiled import backward, forward, steps, threads, variants, vectors
+    from .compiled.code import Code
 
-    code = _Code(
+    code = Code(
         dtype=dtype,
-        noticed=False,
         lanes=vectors.BYTES // dtype.itemsize,
         spare=deque(maxlen=SPARE),
         none=np.empty(0, dtype),
@@ -434,7 +403,6 @@ def _code(dtype):
         team=threads.team,
         both=threads.both,
     )
-    code.helper = threads.Helper(
-        lambda: code.attend(code.desk, code.none), partial(np.copyto, code.desk, code.desk.copy())
-    )
+    reset = partial(np.copyto, code.desk, code.desk.copy())
+    code.helper = threads.Helper(lambda: code.attend(code.desk, code.none), reset)
     return code

@@ -7,7 +7,7 @@
     gamma_h, beta_h    (H,)       likewise: gain and bias of the cell state, before its tanh
 
 Columns are the gate blocks i, g, f, o. The bias holds the forget bias already. Layer normalisation is that of
-`lstm_xp.variants`, over all 4*H values, with the same 1e-5. Gradients may be converted by the same functions.
+`lstm_xp.variant_cells`, over all 4*H values, with the same 1e-5. Gradients may be converted by the same functions.
 
 References: https://github.com/lmnt-com/haste, frameworks/pytorch/layer_norm_lstm.py, lib/layer_norm_forward_gpu.cu.cc.
 """

@@ -52,9 +52,9 @@ def kept_of(mask, place, drawn, rate, j, count):
 
 
 @inlined
-def unless_clipped(z, s, clip, like, one):
-    """A slope; 0 where the pre-activation was clipped."""
-    zero, high, low = all_lanes(like, one - one), all_lanes(like, clip), all_lanes(like, -clip)
+def unless_clipped(z, s, clip, like):
+    """A slope; 0 where the pre-activation was clipped, a NaN where that is one."""
+    zero, high, low = z - z, all_lanes(like, clip), all_lanes(like, -clip)
     return where_less(low, z, where_less(z, high, s, zero), zero)
 
 
@@ -319,7 +319,7 @@ def cell_backward(
                     z_o = load(data(z), o_at, count)
                 s = slope(F, F_a, F_b, z_o, o, opened, one, bound)
                 if clips:
-                    s = unless_clipped(z_o, s, clip, opened, one)
+                    s = unless_clipped(z_o, s, clip, opened)
                 store(a_, o_at, dm * u * s, count)
                 if projects:
                     store(data(m), x + j, o * u, count)
@@ -348,9 +348,9 @@ def cell_backward(
                 s_f = slope(F, F_a, F_b, z_f, f, opened, one, bound)
                 s_g = slope(G, G_a, G_b, z_g, g, opened, one, bound)
                 if clips:
-                    s_i = unless_clipped(z_i, s_i, clip, opened, one)
-                    s_f = unless_clipped(z_f, s_f, clip, opened, one)
-                    s_g = unless_clipped(z_g, s_g, clip, opened, one)
+                    s_i = unless_clipped(z_i, s_i, clip, opened)
+                    s_f = unless_clipped(z_f, s_f, clip, opened)
+                    s_g = unless_clipped(z_g, s_g, clip, opened)
                 d_i, d_f, d_g = dnew * g * s_i, dnew * old * s_f, dnew * i * s_g
                 if coupled:
                     d_i, d_f = dnew * (g - old) * s_i, all_lanes(c_, one - one)
