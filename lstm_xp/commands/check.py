@@ -51,6 +51,7 @@ VARIANT = Case(4, 6, 3, 33, (6, 2, 0, 5), cell={"proj_size": 5, "peepholes": Tru
 NORMALISED = Case(4, 2, 20, 65, reverse=True, cell={
     "coupled": True, "layer_norm": True, "activations": ("Sigmoid", ("ScaledTanh", 1.3, 0.7), "Tanh"),
 })  # fmt: skip
+ARGUMENTS = ("x", "h0", "c0", "Wx", "Wh", "b")
 OUTPUTS = ("h", "h_n", "c_n")
 
 
@@ -167,7 +168,7 @@ def backward(cotangents, cache):
     dh, dh_n, dc_n = cotangents
     if isinstance(cache, SequenceCache):
         found = lstm_backward(dh, cache, dh_n=dh_n, dc_n=dc_n)
-        return {"c0": found.dc0} | {name.removeprefix("d"): gradient for name, gradient in found._asdict().items()}
+        return {name: getattr(found, f"d{name}") for name in ARGUMENTS}
     dx, dstate, (dparams,) = cache.network.backward(dh, cache, dstate=State(dh_n[None, ...], dc_n[None, ...]))
     gradients = {"x": dx, "h0": dstate.h[0, ...], "c0": dstate.c[0, ...]} | dparams._asdict()
     return {name: gradient for name, gradient in gradients.items() if gradient is not None}

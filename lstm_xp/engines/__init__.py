@@ -66,10 +66,10 @@ of its own, that take it and Wx as they are and sum in float32; and then dx, its
 dh, dh_n and dc_n have the caller's dtype, as have x, Wx and b where nothing else is said. h is rounded to the caller's
 dtype at every step, and it is the rounded one that goes on.
 
-N, T and H are at least 1. `forward` and `cells` may overwrite `a`, which is contiguous, or keep it among the states;
-`layer` writes h; nothing else that is handed in is written
-to, and nothing that is returned is written to by a later call. Where an engine has `layer`, `gradients` is handed that
-h, with its gaps. NaN and inf go through; saturated gates are exactly 0, 1, -1.
+N, T and H are at least 1. `forward` and `cells` may overwrite `a`, which is contiguous, or keep it among the states,
+and `layer` writes h; nothing else that is handed in is written to, and nothing that is returned is written to by a
+later call. Where an engine has `layer`, `gradients` is handed that h, with its gaps. NaN and inf go through; saturated
+gates are exactly 0, 1, -1.
 Direction is settled before an engine is called (`timeline.py`), and so are lengths, but for what has all stages and for
 `layer`: behind its length a row has a pre-activation that carries its cell state, i = 0, f = 1, o = 0.
 
