@@ -179,7 +179,7 @@ def backward(dy, dh_n, dc_n, cache, *, need_dx=True, record=None):
 def backward_steps(dy, dh_n, dc_n, cache):
     """dz (N, T, 4H), and all that reaches h (N, T, R) and c (N, T, H), at each step: arguments as in `backward`."""
     xp = checks.namespace(cache.x)
-    if cache.x.shape[1] == 0:
+    if 0 in cache.x.shape[:2]:
         wide, _ = conversions(cache.x, xp)
         return tuple(xp.zeros_like(wide(v)) for v in (cache.gates, cache.h, cache.c))
     record = []
