@@ -325,7 +325,7 @@ MUTANTS = {
     "variance without epsilon (compiled)": (
         COMPILED,
         "variant outputs",
-        (NORMS, "* share_of_one + epsilon)", "* share_of_one)"),
+        (NORMS, "/ count + epsilon)", "/ count)"),
     ),
     "zoneout forgotten in dc": (
         ANY,

@@ -1,4 +1,8 @@
-"""Layer normalisation of vectors, and its gradient, as numba compiles them."""
+"""Layer normalisation of vectors, and its gradient, as numba compiles them.
+
+Sums are divided by how many there are (`count`): times 1 / count, a mean would be off by a rounding more, which
+normalisation makes large.
+"""
 
 from math import sqrt
 
@@ -35,28 +39,28 @@ def sum_of_products(v, start, w, place, size, room, spare):
 
 
 @inlined
-def normalise(v, start, size, share_of_one, room, spare, one, epsilon):
+def normalise(v, start, size, count, room, spare, one, epsilon):
     """So many numbers, in place, to mean 0 and variance 1, but for epsilon."""
     wide = lanes(v)
-    mean = sum_of(v, start, size, room, spare) * share_of_one
+    mean = sum_of(v, start, size, room, spare) / count
     for j in range(0, size, wide):
         left = min(wide, size - j)
         store(v, start + j, load(v, start + j, left) - mean, left)
-    scale = one / sqrt(sum_of_products(v, start, v, start, size, room, spare) * share_of_one + epsilon)
+    scale = one / sqrt(sum_of_products(v, start, v, start, size, room, spare) / count + epsilon)
     for j in range(0, size, wide):
         left = min(wide, size - j)
         store(v, start + j, load(v, start + j, left) * scale, left)
 
 
 @inlined
-def through_norm(dhat, start, gain, hat, place, size, share_of_one, scale, out, to, room, spare):
+def through_norm(dhat, start, gain, hat, place, size, count, scale, out, to, room, spare):
     """out = the gradient of what was normalised to `hat`, from that of hat * gain; dhat itself may be out."""
     wide = lanes(out)
     for j in range(0, size, wide):
         left = min(wide, size - j)
         store(out, to + j, load(dhat, start + j, left) * load(gain, j, left), left)
-    mean = sum_of(out, to, size, room, spare) * share_of_one
-    along = sum_of_products(out, to, hat, place, size, room, spare) * share_of_one
+    mean = sum_of(out, to, size, room, spare) / count
+    along = sum_of_products(out, to, hat, place, size, room, spare) / count
     for j in range(0, size, wide):
         left = min(wide, size - j)
         store(out, to + j, (load(out, to + j, left) - mean - load(hat, place + j, left) * along) * scale, left)

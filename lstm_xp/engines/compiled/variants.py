@@ -73,7 +73,7 @@ def cell_forward(
     (T, N, R), H, size = h.shape, c.shape[2], h.itemsize
     wide, K, one = BYTES // size, 4 * H, h.dtype.type(1)
     bound, clip, rate_h, rate_c = h.dtype.type(BOUND), numbers[CLIP], numbers[RATE_H], numbers[RATE_C]
-    share_of_a, share_of_c, epsilon = one / h.dtype.type(K), one / h.dtype.type(H), numbers[EPSILON]
+    count_a, count_c, epsilon = h.dtype.type(K), h.dtype.type(H), numbers[EPSILON]
     F, G, out_of = kinds[0], kinds[1], kinds[2]
     F_a, F_b, G_a, G_b, H_a, H_b = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     projects, peeps, normalises, clips = Wp.size > 0, peepholes.size > 0, gain_h.size > 0, clip < one / (one - one)
@@ -126,7 +126,7 @@ def cell_forward(
         target, to = (room, sums) if normalises else (pre, here + j0)
         multiply(left, start, MANY_ROWS * R, R, 1, room, j0 * R, R, base, of_base, row, target, to, K, rows, j1 - j0)
         for r in range(rows if normalises else 0):
-            normalise(room, sums + r * K, K, share_of_a, room, spare, one, epsilon)
+            normalise(room, sums + r * K, K, count_a, room, spare, one, epsilon)
             for j in range(0, K, wide):
                 count, y = min(wide, K - j), here + r * K + j
                 gained = load(room, sums + r * K + j, count) * load(data(gain_h), j, count)
@@ -185,7 +185,7 @@ def cell_forward(
         place_h = (t * N + n0) * R
         for r in range(rows):
             if normalises:
-                normalise(room, fresh + r * H, H, share_of_c, room, spare, one, epsilon)
+                normalise(room, fresh + r * H, H, count_c, room, spare, one, epsilon)
             for j in range(u0, u1, wide):
                 count, m = min(wide, H - j), fresh + r * H + j
                 seen = load(room, m, count)
@@ -243,7 +243,7 @@ def cell_backward(
     (T, N, K), R, size = gates.shape, carry_h.shape[1], gates.itemsize
     H, wide, one = K // 4, BYTES // size, gates.dtype.type(1)
     bound, clip, rate_h, rate_c = gates.dtype.type(BOUND), numbers[CLIP], numbers[RATE_H], numbers[RATE_C]
-    share_of_a, share_of_c = one / gates.dtype.type(K), one / gates.dtype.type(H)
+    count_a, count_c = gates.dtype.type(K), gates.dtype.type(H)
     F, G, out_of = kinds[0], kinds[1], kinds[2]
     F_a, F_b, G_a, G_b, H_a, H_b = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
     projects, peeps, normalises, clips = Wp.size > 0, peepholes.size > 0, gain_h.size > 0, clip < one / (one - one)
@@ -326,7 +326,7 @@ def cell_backward(
                 store(room, inner + row + j, dm * o * slope(out_of, H_a, H_b, seen, u, opened, one, bound), count)
             if normalises:
                 carry(room, inner + row, data(dseen), x, H)
-                through_norm(room, inner + row, data(gain_c), data(hat_c), x, H, share_of_c, scale_c[t, n, 0],
+                through_norm(room, inner + row, data(gain_c), data(hat_c), x, H, count_c, scale_c[t, n, 0],
                              room, inner + row, room, spare)  # fmt: skip
 
             # The cell state, and the other gates.
@@ -362,7 +362,7 @@ def cell_backward(
                     dc = dc + load(peep, j, count) * d_i + load(peep, H + j, count) * d_f
                 store(c_, y, dc, count)
             if normalises:
-                through_norm(a_, 4 * x, data(gain_h), data(hat_h), 4 * x, K, share_of_a, scale_h[t, n, 0],
+                through_norm(a_, 4 * x, data(gain_h), data(hat_h), 4 * x, K, count_a, scale_h[t, n, 0],
                              recurrents, 4 * x, room, spare)  # fmt: skip
 
         # The hidden state of the step before.
