@@ -138,7 +138,7 @@ def backward(dy, dh_n, dc_n, cache, *, need_dx=True, record=None):
     engine = engines.load(cache.engine if record is None else "array_api")
     product = engines.product(engine)
     states = States(*(v if v is None else xp.permute_dims(v, (1, 0, 2)) for v in cache.states))
-    prev_h = xp.concat([wide(h0)[None, ...], wide(timeline.steps(cache.h))])[:-1, ...]
+    prev_h = before(wide(timeline.steps(cache.h)), wide(h0), xp)
     drawn = _in_order(cache.masks, cell, timeline, wide)
     fed = prev_h if drawn.recurrent is None else prev_h * drawn.recurrent
     norms = Norms()

@@ -319,7 +319,7 @@ MUTANTS = {
     "states behind the lengths are not held (compiled)": (
         COMPILED,
         "variant outputs",
-        (VARIANTS, "lengths[n1 - 1] <= t:", "lengths[n1 - 1] < t:"),
+        (FORWARDS, "lengths[n1 - 1] <= t:", "lengths[n1 - 1] < t:"),
         (VARIANTS, "lengths[n] <= t:", "lengths[n] < t:"),
     ),
     "variance without epsilon (compiled)": (

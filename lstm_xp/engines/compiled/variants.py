@@ -13,6 +13,7 @@ from functools import lru_cache
 from .activations import activate, slope
 from .cells import BOUND
 from .denormals import flush_denormals, restore
+from .forward import still_there
 from .meeting import begin, wait
 from .norms import normalise, through_norm
 from .products import MANY_ROWS, MANY_VECTORS, inlined, multiply, pack, product, product_space, share, whole
@@ -35,14 +36,6 @@ def carry(v, start, out, to, size):
     for j in range(0, size, wide):
         left = min(wide, size - j)
         store(out, to + j, load(v, start + j, left), left)
-
-
-@inlined
-def up_to(lengths, n0, n1, t):
-    """How many of the rows n0..n1 come before the last one that has step t: all, without lengths."""
-    while n1 > n0 and lengths.size and lengths[n1 - 1] <= t:
-        n1 -= 1
-    return n1 - n0
 
 
 @inlined
@@ -109,7 +102,7 @@ def cell_forward(
         j0, j1, r0, r1, u0, u1 = 0, K, 0, R, 0, H
 
     for t in range(T if n0 < n1 else 0):
-        rows = up_to(lengths, n0, n1, t)
+        rows = still_there(lengths, n0, n1, t)
         before, first = (states, ((t - 1) * N + n0) * R) if t > 0 else (data(h0), n0 * R)
         prev_c, place_c = (cell_states, ((t - 1) * N if keep else 0) * H) if t > 0 else (data(c0), 0)
         next_c = t * N * H if keep else 0
@@ -275,7 +268,7 @@ def cell_backward(
     wait(meeting, parts)
 
     for t in range(T - 1 if n0 < n1 else -1, -1, -1):
-        rows = up_to(lengths, n0, n1, t)
+        rows = still_there(lengths, n0, n1, t)
         prev_c, place_c = (data(c), (t - 1) * N * H) if t > 0 else (data(c0), 0)
         out, out_at = (data(dout), (t * N + n0) * R) if projects else (room, outer)
 
